@@ -1,0 +1,49 @@
+// The list of all memories. Adding one: a header beside this file and a line in EVENFLOW_MEMORIES.
+#ifndef EVENFLOW_KERNELS_MEMORIES_REGISTRY_H_
+#define EVENFLOW_KERNELS_MEMORIES_REGISTRY_H_
+
+#include <cstdint>
+
+#include "kernels/memories/delta_rule.h"
+#include "kernels/memories/gated_delta_rule.h"
+#include "kernels/memories/linear_attention.h"
+#include "kernels/memories/retention.h"
+
+#define EVENFLOW_MEMORIES(M) \
+  M(Retention)               \
+  M(LinearAttention)         \
+  M(DeltaRule)               \
+  M(GatedDeltaRule)
+
+namespace evenflow {
+
+enum class MemoryKind : uint8_t {
+#define EVENFLOW_MEMORY_KIND(memory) k##memory,
+  EVENFLOW_MEMORIES(EVENFLOW_MEMORY_KIND)
+#undef EVENFLOW_MEMORY_KIND
+};
+
+// Calls visit.template operator()<Memory>() with the memory of that kind and returns its result.
+template <class Visitor>
+constexpr decltype(auto) VisitMemory(MemoryKind kind, Visitor&& visit) {
+  switch (kind) {
+#define EVENFLOW_MEMORY_CASE(memory) \
+  case MemoryKind::k##memory:        \
+    return visit.template operator()<memory>();
+    EVENFLOW_MEMORIES(EVENFLOW_MEMORY_CASE)
+#undef EVENFLOW_MEMORY_CASE
+  }
+  __builtin_unreachable();
+}
+
+inline const char* Name(MemoryKind kind) {
+  return VisitMemory(kind, []<class Memory>() { return Memory::kName; });
+}
+
+inline Decay DecayOf(MemoryKind kind) {
+  return VisitMemory(kind, []<class Memory>() { return Memory::kDecay; });
+}
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_KERNELS_MEMORIES_REGISTRY_H_
