@@ -1,0 +1,68 @@
+// A model: immutable weights in the backend's memory and the plan of its layers. Owned and used by
+// the engine thread after loading; the const accessors are safe from any thread.
+#ifndef EVENFLOW_ENGINE_MODEL_MODEL_H_
+#define EVENFLOW_ENGINE_MODEL_MODEL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+
+#include "absl/status/statusor.h"
+
+namespace evenflow {
+
+struct ModelOptions {
+  Window window;
+  DType state_dtype = DType::kF32;
+  int max_step_tokens = 256;  // tokens of one step, rows included
+  int max_step_logits = 256;  // tokens of one step whose logits are wanted
+  std::function<void(double fraction)>
+      progress;  // while loading, on the caller's thread; may be empty
+};
+
+// What is known of a model from its files.
+struct ModelInfo {
+  std::string name;        // the directory's last part
+  std::string model_type;  // "retnet" for one
+  int64_t parameters = 0;
+  int vocab_size = 0;
+  int hidden_size = 0;
+  std::vector<std::string> memories;  // of each layer
+  std::vector<int32_t> eos_tokens;
+  std::optional<int32_t> bos_token;
+};
+
+class Model {
+ public:
+  // Reads a checkpoint directory (config.json, model.safetensors or its shards). Errors name the
+  // file, the field or tensor, what was found and what is expected. `backend` outlives the model.
+  static absl::StatusOr<std::unique_ptr<Model>> Load(const std::string& directory,
+                                                     const ModelOptions& options, Backend& backend);
+  ~Model();
+
+  const ModelInfo& info() const;
+  const Window& window() const;  // as used, which may be longer than asked for
+  size_t slot_bytes() const;     // one session's state: constant, whatever its position
+  int memory_layers() const;
+
+  // Enqueues the forward pass of the step that the backend was given by BeginStep: logits of the
+  // step's logit tokens, without sampling. REQUIRES: within max_step_tokens and max_step_logits.
+  void Forward(const Slots& slots);
+  // Where Forward leaves them: [logit, vocab] fp32 in the backend's memory.
+  const Matrix& logits() const;
+
+ private:
+  struct Impl;
+  explicit Model(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_ENGINE_MODEL_MODEL_H_
