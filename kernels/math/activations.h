@@ -1,0 +1,45 @@
+// Scalar activations and gates, for host and device. Pure functions: any thread.
+// NaN goes in, NaN comes out; nothing overflows on the way to a finite result.
+#ifndef EVENFLOW_KERNELS_MATH_ACTIVATIONS_H_
+#define EVENFLOW_KERNELS_MATH_ACTIVATIONS_H_
+
+#include <cmath>
+
+#include "kernels/math/host_device.h"
+
+namespace evenflow {
+
+// 1 / (1 + e^-x)
+EVENFLOW_HOST_DEVICE inline float Sigmoid(float x) {
+  const float e = std::exp(-std::fabs(x));
+  return (x >= 0 ? 1.0f : e) / (1.0f + e);
+}
+
+// x sigmoid(x)
+EVENFLOW_HOST_DEVICE inline float Silu(float x) {
+  return x * Sigmoid(x);
+}
+
+// max(x, 0)
+EVENFLOW_HOST_DEVICE inline float Relu(float x) {
+  return x < 0 ? 0.0f : x;
+}
+
+// elu(x) + 1: x + 1 above 0, e^x below.
+EVENFLOW_HOST_DEVICE inline float Elu1(float x) {
+  return x > 0 ? x + 1.0f : std::exp(x);
+}
+
+// ln(1 + e^x)
+EVENFLOW_HOST_DEVICE inline float Softplus(float x) {
+  return (x < 0 ? 0.0f : x) + std::log1p(std::exp(-std::fabs(x)));
+}
+
+// ln sigmoid(x)
+EVENFLOW_HOST_DEVICE inline float LogSigmoid(float x) {
+  return -Softplus(-x);
+}
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_KERNELS_MATH_ACTIVATIONS_H_

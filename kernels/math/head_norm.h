@@ -1,0 +1,40 @@
+// The factors of the normalisations, for host and device, from sums over the channels. Pure
+// functions: any thread.
+#ifndef EVENFLOW_KERNELS_MATH_HEAD_NORM_H_
+#define EVENFLOW_KERNELS_MATH_HEAD_NORM_H_
+
+#include <cmath>
+
+#include "kernels/backend.h"
+#include "kernels/math/host_device.h"
+
+namespace evenflow {
+
+// 1 / sqrt(mean + eps), mean being that of the squares over `dim` channels.
+EVENFLOW_HOST_DEVICE inline float InverseRms(float sum_of_squares, int dim, float eps) {
+  return 1.0f / std::sqrt(sum_of_squares / static_cast<float>(dim) + eps);
+}
+
+// What a head is multiplied by, given the sum of its channels or (kL2) of their squares.
+EVENFLOW_HOST_DEVICE inline float HeadNormFactor(HeadNorm norm, float sum) {
+  switch (norm) {
+    case HeadNorm::kL2:
+      return 1.0f / std::sqrt(sum + 1e-6f);
+    case HeadNorm::kSum:
+      return 1.0f / sum;
+    case HeadNorm::kSumEps:
+      return 1.0f / (sum + 1e-4f);
+    case HeadNorm::kNone:
+      break;
+  }
+  return 1.0f;
+}
+
+// 1 / the normaliser of linear attention.
+EVENFLOW_HOST_DEVICE inline float NormalizerFactor(float normalizer) {
+  return 1.0f / (normalizer + 1e-10f);
+}
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_KERNELS_MATH_HEAD_NORM_H_
