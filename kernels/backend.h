@@ -80,7 +80,7 @@ struct EmbedArgs {
 };
 
 // y = x W^T (+ bias), or y += that. A row's result does not depend on the other rows (CPU: bit for
-// bit).
+// bit). With kLogits, rows are logits: x and y are [logit, ...], as Norm leaves them.
 struct MatMulArgs {
   Matrix x;  // [token, w.cols]
   Weight w;
@@ -174,7 +174,7 @@ struct MemoryInputsArgs {
   float* k = nullptr;          // [token, key_heads, key_dim]
   float* v = nullptr;          // [token, value_heads, value_dim]
   float* log_decay = nullptr;  // [token, heads], where the memory has it
-  float* beta = nullptr;       // [token, heads], where the memory has it
+  float* beta = nullptr;  // [token, heads], where the memory has it; without a column: beta_scale
 };
 
 // Where one memory layer lies inside a slot: bytes from the layer's offset, each part 64-byte
