@@ -52,7 +52,8 @@ struct StepInput {
   int logit_count = 0;
 };
 
-// Norms and bad values of one layer's committed state, as of the row's last commit in a step.
+// Norms and bad values of one layer's committed state, as of the row's last commit in a step. The
+// norms are those of the finite elements.
 struct StateHealth {
   bool committed = false;  // false: nothing was committed in this step, the rest is unset
   float norm = 0;          // Frobenius, over all heads
@@ -182,17 +183,20 @@ struct MemoryInputsArgs {
 // aligned.
 struct MemoryLayout {
   size_t committed = 0;  // [heads, key_dim, value_dim] fp32 or bf16
-  size_t keys = 0;       // [heads, ring, key_dim] fp32: w
-  size_t values = 0;     // [heads, ring, value_dim] fp32: u
+  // int64: tokens in `committed`; taken as 0 at position 0. The position does not tell it after a
+  // rollback.
+  size_t committed_tokens = 0;
+  size_t keys = 0;    // [heads, ring, key_dim] fp32: w
+  size_t values = 0;  // [heads, ring, value_dim] fp32: u
   size_t log_decay =
-      0;  // [heads, ring] or [heads, ring, key_dim] fp32, cumulative since the last commit
+      0;             // [heads, ring] or [heads, ring, key_dim] fp32, cumulative since Window::Block
   size_t bytes = 0;  // the whole layer
 };
 
 MemoryLayout LayoutOf(MemoryKind memory, const MemoryShape& shape, const Window& window,
                       DType state_dtype);
 
-// Appends each row's tokens to its memory and reads it after each. Commits by Window::Committed.
+// Appends each row's tokens to its memory and reads it after each. Commits by Window::Stored.
 struct AdvanceArgs {
   MemoryKind memory = MemoryKind::kRetention;
   MemoryShape shape;
@@ -204,9 +208,10 @@ struct AdvanceArgs {
   const float* q = nullptr;  // as in MemoryInputsArgs
   const float* k = nullptr;
   const float* v = nullptr;
-  const float* log_decay = nullptr;  // kConstant: [heads]; kScalar: [token, heads]; kNone: unused
-  const float* beta = nullptr;
-  float* o = nullptr;  // [token, output_heads, value_dim]
+  // <= 0. kConstant: [heads]; kScalar: [token, heads]; kChannel: [token, heads, key_dim]
+  const float* log_decay = nullptr;
+  const float* beta = nullptr;  // [token, heads], where the memory has it
+  float* o = nullptr;           // [token, output_heads, value_dim]
 };
 
 // y = norm_head(o / normaliser) * act(gate).

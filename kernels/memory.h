@@ -4,10 +4,10 @@
 //     S <- decay(S);   u = alpha v - beta (S^T e);   S <- S + w u^T;   o = S^T q
 // where each of the knobs is fixed by the memory. Instead of writing S for every token, a session
 // keeps S as of its last commit and a pending window of entries (w, u, cumulative log decay l):
-//     S_i^T x = S_0^T (e^{l_i} x) + sum_{j <= i} u_j ((w_j e^{l_i - l_j}) . x)        for x = e or
-//     q commit:  S_0 <- e^{l_C} S_0 + sum_j (w_j e^{l_C - l_j}) u_j^T                   once every
-//     C tokens
-// Only differences l_i - l_j <= 0 are ever exponentiated. See the README, "How to add a memory".
+//     S_i^T x = S_0^T (e^{l_i} x) + sum_{j <= i} u_j ((w_j e^{l_i - l_j}) . x)      x = e or q
+//     fold:  S_0 <- e^{l_C} S_0 + sum_j (w_j e^{l_C - l_j}) u_j^T
+// where S_0 stands at the start of the token's block of C tokens and l counts from there. Only
+// differences l_i - l_j <= 0 are ever exponentiated. See kernels/README.md.
 #ifndef EVENFLOW_KERNELS_MEMORY_H_
 #define EVENFLOW_KERNELS_MEMORY_H_
 
@@ -17,6 +17,10 @@
 #include "kernels/tensor.h"
 
 namespace evenflow {
+
+// Log decays below this count as this: e^-80 is nothing beside 1 in fp32, and differences of sums
+// of these stay finite.
+inline constexpr float kMinLogDecay = -80;
 
 // How the state decays before each token.
 enum class Decay : uint8_t {
@@ -32,6 +36,11 @@ enum class Erase : uint8_t {
   kWrittenKey,  // delta rule: e = w, read from the decayed state
 };
 
+// What is known of the Frobenius norm of S after T tokens with |w|, |v| <= 1, 0 <= beta <= 1 and
+// decays <= 1: additive writes add up (kLinear) unless they are forgotten at a constant rate
+// gamma < 1 (kConstant: 1 / (1 - gamma)); a delta rule adds at most |v|^2 to |S|^2 (kSqrt).
+enum class Bound : uint8_t { kConstant, kSqrt, kLinear };
+
 // Shapes of one layer's memory. State head h reads key head h * key_heads / heads, and likewise
 // value and query heads; with query_heads > heads, several queries share one state.
 struct MemoryShape {
@@ -46,17 +55,35 @@ struct MemoryShape {
 };
 
 // How many tokens a session holds beside its committed state. Fixed when a model is loaded.
+//
+// A token at position p is read from the state as of Block(p) and the entries since, whatever the
+// stored state holds. The stored state lags behind by up to R tokens, so that any R newest tokens
+// can be taken back; a read folds the blocks in between into each element that it loads, and stores
+// the result when it is time to commit. So results depend on the position alone, bit for bit, also
+// after a rollback over the start of a block.
 struct Window {
   int commit = 16;   // C: tokens [mC, (m+1)C) are committed together; 1 is the classic recurrence
-  int rollback = 2;  // R: that many of the newest tokens are never committed
+  int rollback = 2;  // R: that many of the newest tokens can be taken back by setting the position
 
   // Entries of a ring that is indexed by absolute position.
   int ring() const { return commit + rollback; }
 
-  // Tokens that are in the committed state once `position` tokens have been read. A function of the
-  // position alone, so results do not depend on how tokens arrived.
+  // First position of the block of the token at `position`.
+  int64_t Block(int64_t position) const { return position / commit * commit; }
+
+  // Tokens that may be stored in the committed state once `position` tokens have been read: no
+  // rollback reaches below.
   int64_t Committed(int64_t position) const {
-    return position < rollback ? 0 : (position - rollback) / commit * commit;
+    return position < rollback ? 0 : Block(position - rollback);
+  }
+
+  // Tokens that are stored in the committed state once the token at `position` has been read. They
+  // are folded by the pass that reads the state for it, so they lie before its block (which makes
+  // a difference to Committed(position + 1) for R = 0).
+  int64_t Stored(int64_t position) const {
+    const int64_t committed = Committed(position + 1);
+    const int64_t block = Block(position);
+    return committed < block ? committed : block;
   }
 };
 

@@ -12,6 +12,7 @@ struct DeltaRule {
   static constexpr Decay kDecay = Decay::kNone;
   static constexpr Erase kErase = Erase::kWrittenKey;
   static constexpr bool kHasBeta = true;
+  static constexpr Bound kBound = Bound::kSqrt;
 };
 
 }  // namespace evenflow

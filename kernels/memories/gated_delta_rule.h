@@ -12,6 +12,7 @@ struct GatedDeltaRule {
   static constexpr Decay kDecay = Decay::kScalar;
   static constexpr Erase kErase = Erase::kWrittenKey;
   static constexpr bool kHasBeta = true;
+  static constexpr Bound kBound = Bound::kSqrt;
 };
 
 }  // namespace evenflow

@@ -12,6 +12,7 @@ struct LinearAttention {
   static constexpr Decay kDecay = Decay::kNone;
   static constexpr Erase kErase = Erase::kNothing;
   static constexpr bool kHasBeta = false;
+  static constexpr Bound kBound = Bound::kLinear;
 };
 
 }  // namespace evenflow

@@ -23,6 +23,14 @@ enum class MemoryKind : uint8_t {
 #undef EVENFLOW_MEMORY_KIND
 };
 
+template <class Memory>
+inline constexpr MemoryKind kKindOf{};
+#define EVENFLOW_KIND_OF(memory) \
+  template <>                    \
+  inline constexpr MemoryKind kKindOf<memory> = MemoryKind::k##memory;
+EVENFLOW_MEMORIES(EVENFLOW_KIND_OF)
+#undef EVENFLOW_KIND_OF
+
 // Calls visit.template operator()<Memory>() with the memory of that kind and returns its result.
 template <class Visitor>
 constexpr decltype(auto) VisitMemory(MemoryKind kind, Visitor&& visit) {

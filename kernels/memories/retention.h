@@ -11,6 +11,7 @@ struct Retention {
   static constexpr Decay kDecay = Decay::kConstant;
   static constexpr Erase kErase = Erase::kNothing;
   static constexpr bool kHasBeta = false;
+  static constexpr Bound kBound = Bound::kConstant;
 };
 
 }  // namespace evenflow

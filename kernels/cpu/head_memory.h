@@ -1,0 +1,152 @@
+// One head of one row's memory: where its entries lie, and their decays. Owned by the task that
+// advances it (kernels/cpu/advance.cc).
+#ifndef EVENFLOW_KERNELS_CPU_HEAD_MEMORY_H_
+#define EVENFLOW_KERNELS_CPU_HEAD_MEMORY_H_
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace evenflow {
+
+// One layer of one row.
+struct RowState {
+  Row row;
+  std::byte* layer = nullptr;
+  int64_t stored = 0;  // tokens in the stored state
+};
+
+template <class Memory>
+class HeadMemory {
+ public:
+  static constexpr bool kErases = Memory::kErase == Erase::kWrittenKey;
+  static constexpr bool kChannels = Memory::kDecay == Decay::kChannel;
+  static constexpr bool kLogs = Memory::kDecay == Decay::kScalar || kChannels;
+
+  // `logs` is the task's, to be filled with the log decays of the step's tokens.
+  HeadMemory(const AdvanceArgs& args, const MemoryLayout& layout, const RowState& state, int head,
+             std::vector<float>* logs)
+      : args_(args),
+        shape_(args.shape),
+        window_(args.window),
+        layout_(layout),
+        row_(state.row),
+        layer_(state.layer),
+        head_(head),
+        logs_(*logs) {
+    ComputeLogs();
+  }
+
+  // Queries that read this head's state.
+  int queries() const { return std::max(1, shape_.query_heads / shape_.heads); }
+
+  int reads_per_token() const { return queries() + (kErases ? 1 : 0); }
+
+  // The index in the step of the token at that position.
+  int64_t Token(int64_t position) const { return row_.first_token + position - row_.position; }
+
+  // k of the token at `p`, [key_dim]. Keys and logs of this step are not in their rings yet.
+  const float* Key(int64_t p) const {
+    if (p < row_.position) {
+      return RingKey(p);
+    }
+    const int key_head = head_ * shape_.key_heads / shape_.heads;
+    return args_.k + (Token(p) * shape_.key_heads + key_head) * shape_.key_dim;
+  }
+
+  // l of the token at `p`, [key_dim] or [1]: the log decay since its block's start.
+  const float* Log(int64_t p) const {
+    return p < row_.position ? RingLog(p) : logs_.data() + (p - row_.position) * log_dim();
+  }
+
+  const float* Query(int64_t p, int query) const {
+    const int query_head = shape_.query_heads > shape_.heads
+                               ? head_ * queries() + query
+                               : head_ * shape_.query_heads / shape_.heads;
+    return args_.q + (Token(p) * shape_.query_heads + query_head) * shape_.key_dim;
+  }
+
+  // e^{l_i - l_j}, for decays that all channels share.
+  float DecayBetween(int64_t i, int64_t j) const {
+    if constexpr (Memory::kDecay == Decay::kConstant) {
+      return std::exp(static_cast<float>(i - j) * args_.log_decay[head_]);
+    } else if constexpr (Memory::kDecay == Decay::kScalar) {
+      return std::exp(*Log(i) - *Log(j));
+    } else {
+      return 1;
+    }
+  }
+
+  // e^{l_i}.
+  float DecaySinceBlock(int64_t i) const {
+    if constexpr (Memory::kDecay == Decay::kConstant) {
+      return DecayBetween(i, window_.Block(i) - 1);
+    } else if constexpr (Memory::kDecay == Decay::kScalar) {
+      return std::exp(*Log(i));
+    } else {
+      return 1;
+    }
+  }
+
+  // u of the token at `p`, [value_dim].
+  float* Value(int64_t p) const { return Ring(layout_.values, p, shape_.value_dim); }
+
+  // Puts the row's keys and log decays into their rings. The ring's old entries are read until all
+  // columns have been run.
+  void AppendKeys() {
+    const int64_t end = row_.position + row_.tokens;
+    for (int64_t p = std::max(row_.position, end - window_.ring()); p < end; ++p) {
+      std::memcpy(RingKey(p), Key(p), sizeof(float) * static_cast<size_t>(shape_.key_dim));
+      if constexpr (kLogs) {
+        std::memcpy(RingLog(p), Log(p), sizeof(float) * static_cast<size_t>(log_dim()));
+      }
+    }
+  }
+
+ private:
+  int log_dim() const { return kChannels ? shape_.key_dim : 1; }
+
+  float* RingKey(int64_t p) const { return Ring(layout_.keys, p, shape_.key_dim); }
+
+  float* RingLog(int64_t p) const { return Ring(layout_.log_decay, p, log_dim()); }
+
+  float* Ring(size_t offset, int64_t p, int dim) const {
+    const int64_t entry = int64_t{head_} * window_.ring() + p % window_.ring();
+    return reinterpret_cast<float*>(layer_ + offset) + entry * dim;
+  }
+
+  void ComputeLogs() {
+    if constexpr (kLogs) {
+      const int dim = log_dim();
+      logs_.resize(static_cast<size_t>(row_.tokens) * static_cast<size_t>(dim));
+      for (int64_t p = row_.position; p < row_.position + row_.tokens; ++p) {
+        const float* step = args_.log_decay + (Token(p) * shape_.heads + head_) * dim;
+        const float* before = p == window_.Block(p) ? nullptr : Log(p - 1);
+        float* log = logs_.data() + (p - row_.position) * dim;
+        for (int k = 0; k < dim; ++k) {
+          // Not std::max: NaN must stay.
+          const float clamped = step[k] < kMinLogDecay ? kMinLogDecay : step[k];
+          log[k] = (before == nullptr ? 0 : before[k]) + clamped;
+        }
+      }
+    }
+  }
+
+  const AdvanceArgs& args_;
+  const MemoryShape& shape_;
+  const Window& window_;
+  const MemoryLayout& layout_;
+  const Row row_;
+  std::byte* const layer_;
+  const int head_;
+  std::vector<float>& logs_;  // [token (, key_dim)], cumulative since the token's block
+};
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_KERNELS_CPU_HEAD_MEMORY_H_

@@ -1,0 +1,63 @@
+// The vectorised pieces of the memory driver (kernels/cpu/advance.cc), dispatched to the machine's
+// widest instruction set. Pure functions of their arguments; any thread. No result depends on how
+// columns are split over calls, nor on how many products one call takes.
+#ifndef EVENFLOW_KERNELS_CPU_STATE_PASS_H_
+#define EVENFLOW_KERNELS_CPU_STATE_PASS_H_
+
+#include <cstdint>
+
+#include "kernels/tensor.h"
+
+namespace evenflow {
+
+// What a pass that stores sees of each column of the stored state.
+struct ColumnHealth {
+  float square = 0;  // sum over the finite elements
+  float max_abs = 0;
+  int32_t non_finite = 0;
+};
+
+// One pass over columns of a head's state S [key_dim, stride]: reads every element once, folds
+// pending blocks into it in order, S <- diag(decay) S + sum_j keys_j values_j^T, and multiplies the
+// result with all of x: products[r] = S^T x_r. Writes S as it is after the first `stored` folds.
+struct StatePass {
+  void* state = nullptr;  // at the first of the columns
+  DType dtype = DType::kF32;
+  int key_dim = 0;
+  int stride = 0;
+  int columns = 0;
+
+  int reads = 0;
+  const float* const* x = nullptr;  // [reads] of [key_dim]
+  float* products = nullptr;        // [reads, columns]
+
+  int folds = 0;
+  int stored = 0;                             // at most folds; 0: S is only read
+  int entries = 0;                            // of a fold
+  const float* decay = nullptr;               // [folds, key_dim]
+  const float* const* fold_keys = nullptr;    // [folds, entries] of [key_dim]
+  const float* const* fold_values = nullptr;  // [folds, entries], at the first of the columns
+  ColumnHealth* health = nullptr;             // [columns], set where stored > 0
+};
+
+void PassState(const StatePass& pass);
+
+// out[i] = keys[i] . x
+void Dots(const float* const* keys, int count, const float* x, int dim, float* out);
+
+// y[c] <- scale y[c] + sum_i weights[i] rows[i][c], for `columns` columns.
+struct WeightedRows {
+  float scale = 1;
+  const float* weights = nullptr;      // [count]
+  const float* const* rows = nullptr;  // [count] of [columns]
+  int count = 0;
+};
+
+void AddRows(const WeightedRows& sum, float* y, int columns);
+
+// out[k] = x[k] e^{now[k] - then[k]}; then may be nullptr: zeros.
+void DecayChannels(const float* x, const float* now, const float* then, int dim, float* out);
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_KERNELS_CPU_STATE_PASS_H_

@@ -1,0 +1,39 @@
+#include "kernels/backend.h"
+
+namespace evenflow {
+namespace {
+
+constexpr size_t kAlignment = 64;  // a cache line, and the widest vector
+
+// Takes `bytes` from the end of a layer and returns where they begin.
+size_t Take(size_t bytes, size_t* end) {
+  const size_t begin = *end;
+  *end = (begin + bytes + kAlignment - 1) / kAlignment * kAlignment;
+  return begin;
+}
+
+}  // namespace
+
+MemoryLayout LayoutOf(MemoryKind memory, const MemoryShape& shape, const Window& window,
+                      DType state_dtype) {
+  const auto heads = static_cast<size_t>(shape.heads);
+  const auto key_dim = static_cast<size_t>(shape.key_dim);
+  const auto value_dim = static_cast<size_t>(shape.value_dim);
+  const auto entries = heads * static_cast<size_t>(window.ring());
+  const Decay decay = DecayOf(memory);
+  size_t decays = 0;  // that an entry keeps
+  if (decay == Decay::kScalar) {
+    decays = 1;
+  } else if (decay == Decay::kChannel) {
+    decays = key_dim;
+  }
+  MemoryLayout layout;
+  layout.committed = Take(heads * key_dim * value_dim * ByteSize(state_dtype), &layout.bytes);
+  layout.committed_tokens = Take(sizeof(int64_t), &layout.bytes);
+  layout.keys = Take(entries * key_dim * sizeof(float), &layout.bytes);
+  layout.values = Take(entries * value_dim * sizeof(float), &layout.bytes);
+  layout.log_decay = Take(entries * decays * sizeof(float), &layout.bytes);
+  return layout;
+}
+
+}  // namespace evenflow

@@ -1,0 +1,25 @@
+// The recurrence of each memory in double precision, token by token, from the papers' equations.
+// Shares nothing with the kernels but the descriptions of shapes and inputs.
+#ifndef EVENFLOW_TESTS_SUPPORT_MEMORY_REFERENCE_H_
+#define EVENFLOW_TESTS_SUPPORT_MEMORY_REFERENCE_H_
+
+#include <vector>
+
+#include "tests/support/memory_sessions.h"
+
+namespace evenflow {
+
+struct MemoryReference {
+  std::vector<double> outputs;     // [token, output_heads, value_dim]
+  std::vector<double> states;      // [heads, key_dim, value_dim] after `state_tokens` tokens
+  std::vector<double> norms;       // [token, heads], Frobenius, after the token
+  std::vector<double> peak_norms;  // [token, heads], the largest norm so far
+};
+
+// `state_tokens`: when to keep the states; at most inputs.tokens.
+MemoryReference RunReference(const MemorySetup& setup, const MemoryInputs& inputs,
+                             int state_tokens);
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_TESTS_SUPPORT_MEMORY_REFERENCE_H_

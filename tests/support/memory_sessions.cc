@@ -1,0 +1,203 @@
+#include "tests/support/memory_sessions.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <random>
+
+namespace evenflow {
+namespace {
+
+using Random = std::mt19937;
+
+// `count` unit vectors.
+std::vector<float> UnitVectors(size_t count, int dim, Random& random) {
+  std::normal_distribution<float> normal;
+  std::vector<float> all;
+  for (size_t i = 0; i < count; ++i) {
+    std::vector<float> x(static_cast<size_t>(dim));
+    float square = 0;
+    for (float& value : x) {
+      value = normal(random);
+      square += value * value;
+    }
+    for (const float value : x) {
+      all.push_back(value / std::sqrt(square));
+    }
+  }
+  return all;
+}
+
+std::vector<float> Uniform(size_t count, float low, float high, Random& random) {
+  std::uniform_real_distribution<float> uniform(low, high);
+  std::vector<float> all(count);
+  std::generate(all.begin(), all.end(), [&] { return uniform(random); });
+  return all;
+}
+
+// Elements that a token brings to each of the inputs.
+struct TokenSizes {
+  size_t q, k, v, log_decay, beta;
+
+  explicit TokenSizes(const MemorySetup& setup) {
+    const MemoryShape& shape = setup.shape;
+    const auto size = [](int a, int b) { return static_cast<size_t>(a) * static_cast<size_t>(b); };
+    q = size(shape.query_heads, shape.key_dim);
+    k = size(shape.key_heads, shape.key_dim);
+    v = size(shape.value_heads, shape.value_dim);
+    const Decay decay = DecayOf(setup.memory);
+    log_decay = 0;
+    if (decay == Decay::kScalar) {
+      log_decay = size(shape.heads, 1);
+    } else if (decay == Decay::kChannel) {
+      log_decay = size(shape.heads, shape.key_dim);
+    }
+    beta = size(shape.heads, 1);
+  }
+};
+
+void AppendTokens(const std::vector<float>& from, size_t token_size, int begin, int end,
+                  std::vector<float>* to) {
+  to->insert(to->end(), from.begin() + static_cast<ptrdiff_t>(token_size) * begin,
+             from.begin() + static_cast<ptrdiff_t>(token_size) * end);
+}
+
+void AppendInputs(const TokenSizes& sizes, const MemoryInputs& from, int begin, int end,
+                  MemoryInputs* to) {
+  AppendTokens(from.q, sizes.q, begin, end, &to->q);
+  AppendTokens(from.k, sizes.k, begin, end, &to->k);
+  AppendTokens(from.v, sizes.v, begin, end, &to->v);
+  AppendTokens(from.beta, sizes.beta, begin, end, &to->beta);
+  if (sizes.log_decay > 0) {
+    AppendTokens(from.log_decay, sizes.log_decay, begin, end, &to->log_decay);
+  } else {
+    to->log_decay = from.log_decay;
+  }
+  to->tokens += end - begin;
+}
+
+}  // namespace
+
+MemoryShape PlainShape(int heads, int key_dim, int value_dim) {
+  return {heads, heads, heads, heads, key_dim, value_dim};
+}
+
+MemoryInputs RandomInputs(const MemorySetup& setup, int tokens, uint32_t seed) {
+  const MemoryShape& shape = setup.shape;
+  const TokenSizes sizes(setup);
+  const auto count = static_cast<size_t>(tokens);
+  Random random(seed);
+  std::normal_distribution<float> normal;
+  MemoryInputs inputs;
+  inputs.tokens = tokens;
+  inputs.q = UnitVectors(count * static_cast<size_t>(shape.query_heads), shape.key_dim, random);
+  inputs.k = UnitVectors(count * static_cast<size_t>(shape.key_heads), shape.key_dim, random);
+  inputs.v.resize(count * sizes.v);
+  std::generate(inputs.v.begin(), inputs.v.end(), [&] { return normal(random); });
+  inputs.beta = Uniform(count * sizes.beta, 0, 1, random);
+  if (sizes.log_decay > 0) {
+    inputs.log_decay = Uniform(count * sizes.log_decay, -0.2f, 0, random);
+  } else {
+    for (int h = 0; h < shape.heads; ++h) {
+      inputs.log_decay.push_back(std::log1p(-std::ldexp(1.0f, -2 - h)));
+    }
+  }
+  return inputs;
+}
+
+MemoryInputs Splice(const MemorySetup& setup, const MemoryInputs& head, int prefix,
+                    const MemoryInputs& tail) {
+  const TokenSizes sizes(setup);
+  MemoryInputs inputs;
+  AppendInputs(sizes, head, 0, prefix, &inputs);
+  AppendInputs(sizes, tail, prefix, tail.tokens, &inputs);
+  return inputs;
+}
+
+MemorySessions::MemorySessions(const MemorySetup& setup, int slots, int threads)
+    : setup_(setup),
+      layout_(LayoutOf(setup.memory, setup.shape, setup.window, setup.state_dtype)),
+      pool_(threads),
+      memory_(layout_.bytes * static_cast<size_t>(slots) + 64) {
+  const auto address = reinterpret_cast<uintptr_t>(memory_.data());
+  base_ = memory_.data() + (64 - address % 64) % 64;
+  for (int slot = 0; slot < slots; ++slot) {
+    Reset(slot);
+  }
+}
+
+void MemorySessions::Reset(int slot) {
+  const MemoryShape& shape = setup_.shape;
+  std::memset(Slot(slot), 0xff, layout_.bytes);
+  std::memset(Slot(slot) + layout_.committed, 0,
+              static_cast<size_t>(shape.heads) * static_cast<size_t>(shape.key_dim) *
+                  static_cast<size_t>(shape.value_dim) * ByteSize(setup_.state_dtype));
+}
+
+std::vector<std::vector<float>> MemorySessions::Step(const std::vector<MemoryRow>& rows) {
+  const TokenSizes sizes(setup_);
+  MemoryInputs inputs;
+  step_.rows.clear();
+  for (const MemoryRow& row : rows) {
+    step_.rows.push_back({row.slot, inputs.tokens, row.end - row.begin, row.begin});
+    AppendInputs(sizes, *row.inputs, row.begin, row.end, &inputs);
+  }
+  step_.output.memory_layers = 1;
+  step_.output.health.assign(rows.size(), {});
+  const auto token_outputs = static_cast<ptrdiff_t>(setup_.shape.output_heads()) *
+                             static_cast<ptrdiff_t>(setup_.shape.value_dim);
+  std::vector<float> o(static_cast<size_t>(token_outputs * inputs.tokens));
+  AdvanceArgs args;
+  args.memory = setup_.memory;
+  args.shape = setup_.shape;
+  args.window = setup_.window;
+  args.state_dtype = setup_.state_dtype;
+  args.slots = {base_, layout_.bytes};
+  args.q = inputs.q.data();
+  args.k = inputs.k.data();
+  args.v = inputs.v.data();
+  args.log_decay = inputs.log_decay.data();
+  args.beta = inputs.beta.data();
+  args.o = o.data();
+  CpuAdvance(args, step_, pool_);
+  std::vector<std::vector<float>> outputs;
+  for (const Row& row : step_.rows) {
+    const auto begin = o.begin() + token_outputs * row.first_token;
+    outputs.emplace_back(begin, begin + token_outputs * row.tokens);
+  }
+  return outputs;
+}
+
+std::vector<float> MemorySessions::Run(int slot, const MemoryInputs& inputs, int begin, int end,
+                                       int chunk) {
+  std::vector<float> outputs;
+  for (int at = begin; at < end; at += chunk) {
+    const auto o = Step({{slot, &inputs, at, std::min(end, at + chunk)}});
+    outputs.insert(outputs.end(), o[0].begin(), o[0].end());
+  }
+  return outputs;
+}
+
+void MemorySessions::CopySlot(int to, int from) {
+  std::memcpy(Slot(to), Slot(from), layout_.bytes);
+}
+
+std::vector<float> MemorySessions::StoredState(int slot) const {
+  const MemoryShape& shape = setup_.shape;
+  const std::byte* from = Slot(slot) + layout_.committed;
+  std::vector<float> state(static_cast<size_t>(shape.heads) * static_cast<size_t>(shape.key_dim) *
+                           static_cast<size_t>(shape.value_dim));
+  if (setup_.state_dtype == DType::kF32) {
+    std::memcpy(state.data(), from, state.size() * sizeof(float));
+    return state;
+  }
+  for (size_t i = 0; i < state.size(); ++i) {
+    uint16_t half = 0;
+    std::memcpy(&half, from + 2 * i, 2);
+    state[i] = std::bit_cast<float>(uint32_t{half} << 16);
+  }
+  return state;
+}
+
+}  // namespace evenflow

@@ -1,0 +1,83 @@
+// Sessions of one memory layer for tests and benchmarks: random inputs, slots, and steps through
+// CpuAdvance. One thread.
+#ifndef EVENFLOW_TESTS_SUPPORT_MEMORY_SESSIONS_H_
+#define EVENFLOW_TESTS_SUPPORT_MEMORY_SESSIONS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/cpu/step.h"
+
+namespace evenflow {
+
+struct MemorySetup {
+  MemoryKind memory = MemoryKind::kRetention;
+  MemoryShape shape;
+  Window window;
+  DType state_dtype = DType::kF32;
+};
+
+// A shape without groups.
+MemoryShape PlainShape(int heads, int key_dim, int value_dim);
+
+// What a session's tokens bring, token 0 first. Unit keys and queries, values of variance 1, log
+// decays in [-0.2, 0], beta in [0, 1].
+struct MemoryInputs {
+  int tokens = 0;
+  std::vector<float> q;          // [token, query_heads, key_dim]
+  std::vector<float> k;          // [token, key_heads, key_dim]
+  std::vector<float> v;          // [token, value_heads, value_dim]
+  std::vector<float> log_decay;  // as AdvanceArgs has it; per head constants where it is constant
+  std::vector<float> beta;       // [token, heads]
+};
+
+MemoryInputs RandomInputs(const MemorySetup& setup, int tokens, uint32_t seed);
+
+// The first `prefix` tokens of one, then the tokens of the other from there on.
+MemoryInputs Splice(const MemorySetup& setup, const MemoryInputs& head, int prefix,
+                    const MemoryInputs& tail);
+
+// One row of a step: tokens [begin, end) of `inputs` at their own positions.
+struct MemoryRow {
+  int slot = 0;
+  const MemoryInputs* inputs = nullptr;
+  int begin = 0;
+  int end = 0;
+};
+
+class MemorySessions {
+ public:
+  MemorySessions(const MemorySetup& setup, int slots, int threads);
+
+  // A state of zeros. The rest becomes NaN patterns: what is never written must never be read.
+  void Reset(int slot);
+
+  // Outputs of each row, [token, output_heads, value_dim].
+  std::vector<std::vector<float>> Step(const std::vector<MemoryRow>& rows);
+
+  // Tokens [begin, end) in chunks of that size, through one slot.
+  std::vector<float> Run(int slot, const MemoryInputs& inputs, int begin, int end, int chunk);
+
+  void CopySlot(int to, int from);
+  // The stored state, [heads, key_dim, value_dim], in fp32.
+  std::vector<float> StoredState(int slot) const;
+
+  const std::vector<StateHealth>& health() const { return step_.output.health; }  // [row]
+
+  size_t slot_bytes() const { return layout_.bytes; }
+
+ private:
+  std::byte* Slot(int slot) const { return base_ + layout_.bytes * static_cast<size_t>(slot); }
+
+  const MemorySetup setup_;
+  const MemoryLayout layout_;
+  WorkerPool pool_;
+  CpuStep step_;
+  std::vector<std::byte> memory_;
+  std::byte* base_ = nullptr;  // aligned
+};
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_TESTS_SUPPORT_MEMORY_SESSIONS_H_
