@@ -19,7 +19,7 @@ std::string CheckAddress(const std::string& address) {
   const size_t colon = address.rfind(':');
   int port = -1;
   if (colon == std::string::npos || colon == 0 ||
-      !absl::SimpleAtoi(std::string_view(address).substr(colon + 1), &port) || port < 0 ||
+      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 ||
       port > 65535) {
     return absl::StrCat("\"", address, "\" is not HOST:PORT with a port of 0 to 65535");
   }
