@@ -80,7 +80,7 @@ struct EmbedArgs {
 };
 
 // y = x W^T (+ bias), or y += that. A row's result does not depend on the other rows (CPU: bit for
-// bit).
+// bit). With kLogits, rows are logits: x and y are [logit, ...], as Norm leaves them.
 struct MatMulArgs {
   Matrix x;  // [token, w.cols]
   Weight w;
@@ -106,7 +106,8 @@ struct NormArgs {
 // Depthwise causal convolution over the session's last `taps` inputs, in place:
 //   x_c(t) <- act( bias_c + sum_j weight[c, j] x_c(t - taps + 1 + j) ), inputs before position 0
 //   being 0.
-// Inputs live in a ring [taps - 1 + rollback, channels] of fp32 in the session's slot.
+// Inputs live in a ring [taps - 1 + rollback, channels] of fp32 in the session's slot. With one tap
+// there is no ring and no state.
 struct TokenMixArgs {
   struct Segment {
     int channels = 0;
@@ -167,14 +168,14 @@ struct MemoryInputsArgs {
   const float* decay_rate =
       nullptr;  // [heads], -exp(A_log): log decay = rate * softplus(x + decay_bias)
   const float* decay_bias = nullptr;  // [heads]
-  float beta_scale = 1;               // beta = scale * sigmoid(x)
+  float beta_scale = 1;               // beta = scale * sigmoid(x), or just scale without a column
   MemoryShape shape;
   // Outputs, fp32, contiguous.
   float* q = nullptr;          // [token, query_heads, key_dim]
   float* k = nullptr;          // [token, key_heads, key_dim]
   float* v = nullptr;          // [token, value_heads, value_dim]
   float* log_decay = nullptr;  // [token, heads], where the memory has it
-  float* beta = nullptr;       // [token, heads], where the memory has it
+  float* beta = nullptr;  // [token, heads], where the memory has it; without a column: beta_scale
 };
 
 // Where one memory layer lies inside a slot: bytes from the layer's offset, each part 64-byte

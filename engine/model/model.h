@@ -38,6 +38,13 @@ struct ModelInfo {
   std::optional<int32_t> bos_token;
 };
 
+// One layer's share of a session's state.
+struct LayerInfo {
+  std::string memory;  // "retention" for one
+  MemoryShape shape;
+  int64_t state_bytes = 0;  // committed state, pending window and convolution inputs
+};
+
 class Model {
  public:
   // Reads a checkpoint directory (config.json, model.safetensors or its shards). Errors name the
@@ -47,6 +54,8 @@ class Model {
   ~Model();
 
   const ModelInfo& info() const;
+  const ModelOptions& options() const;
+  const std::vector<LayerInfo>& layers() const;
   const Window& window() const;  // as used, which may be longer than asked for
   size_t slot_bytes() const;     // one session's state: constant, whatever its position
   int memory_layers() const;

@@ -11,20 +11,46 @@
 
 #include "kernels/cpu/worker_pool.h"
 
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/bandwidth.cc"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+
 namespace evenflow {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// `count` words, a multiple of four vectors.
+uint64_t SumWords(const uint64_t* data, size_t count) {
+  const hn::ScalableTag<uint64_t> d;
+  const size_t lanes = hn::Lanes(d);
+  auto sum0 = hn::Zero(d), sum1 = sum0, sum2 = sum0, sum3 = sum0;
+  for (size_t i = 0; i < count; i += 4 * lanes) {
+    sum0 = hn::Add(sum0, hn::LoadU(d, data + i));
+    sum1 = hn::Add(sum1, hn::LoadU(d, data + i + lanes));
+    sum2 = hn::Add(sum2, hn::LoadU(d, data + i + 2 * lanes));
+    sum3 = hn::Add(sum3, hn::LoadU(d, data + i + 3 * lanes));
+  }
+  return hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(sum0, sum1), hn::Add(sum2, sum3))));
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace evenflow
+
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+namespace evenflow {
+
+HWY_EXPORT(SumWords);
+
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-uint64_t SumOf(const uint64_t* data, size_t count) {
-  uint64_t sum[8] = {};
-  for (size_t i = 0; i < count; i += 8) {
-    for (size_t j = 0; j < 8; ++j) {
-      sum[j] += data[i + j];
-    }
-  }
-  return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
-}
 
 size_t BufferBytes() {
   constexpr size_t kLeast = size_t{256} << 20;
@@ -59,7 +85,8 @@ double MeasureReadBandwidth(int threads) {
   for (int pass = 0; pass < kPasses || Clock::now() - start < kDuration; ++pass) {
     const auto before = Clock::now();
     pool.For(parts, [&](int part) {
-      total += SumOf(data + static_cast<size_t>(part) * kPartWords, kPartWords);
+      total +=
+          HWY_DYNAMIC_DISPATCH(SumWords)(data + static_cast<size_t>(part) * kPartWords, kPartWords);
     });
     const std::chrono::duration<double> seconds = Clock::now() - before;
     best = std::max(best, static_cast<double>(bytes) / seconds.count());
@@ -69,3 +96,5 @@ double MeasureReadBandwidth(int threads) {
 }
 
 }  // namespace evenflow
+
+#endif  // HWY_ONCE

@@ -17,14 +17,15 @@ constexpr int kRolls = 4;  // of dpfp
 // y = W x + b for every head; W [dim, dim].
 void Project(const float* w, const float* b, int heads, int dim, const float* from, float* to,
              int64_t to_stride) {
-  MultiplyOutputs({.x = from,
-                   .x_stride = dim,
-                   .rows = heads,
-                   .w = {.data = w, .dtype = DType::kF32, .rows = dim, .cols = dim},
-                   .bias = b,
-                   .y = to,
-                   .y_stride = to_stride},
-                  0, dim);
+  Product product{.x = from,
+                  .x_stride = dim,
+                  .rows = heads,
+                  .w = {.data = w, .dtype = DType::kF32, .rows = dim, .cols = dim},
+                  .bias = b,
+                  .y = to,
+                  .y_stride = to_stride};
+  PackInputs(product, nullptr);
+  MultiplyOutputs(product, 0, dim);
 }
 
 // y [2 dim] <- softmax([2 y, -2 y]) of its first half.

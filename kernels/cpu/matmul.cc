@@ -9,8 +9,21 @@
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/matmul.cc"
+#include <hwy/aligned_allocator.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
+
+#ifndef EVENFLOW_MATMUL_TILES
+#define EVENFLOW_MATMUL_TILES
+
+namespace evenflow {
+
+constexpr int kTileRows = 4;
+constexpr int64_t kBlockInputs = 256;  // of K: a group's converted weights stay in the first cache
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_MATMUL_TILES
 
 HWY_BEFORE_NAMESPACE();
 
@@ -22,10 +35,8 @@ using D = hn::ScalableTag<float>;
 using V = hn::Vec<D>;
 
 constexpr int64_t kLanes = hn::MaxLanes(D());
-constexpr int kTileRows = 4;
 constexpr int kTileOutputs = 3;
-constexpr int64_t kBlockInputs = 256;  // of K: a group's converted weights stay in the first cache
-constexpr int64_t kBlockRows = 64;     // their sums stay in the second cache
+constexpr int64_t kBlockRows = 64;  // whose sums stay in the second cache
 
 struct Bf16 {
   uint16_t bits;
@@ -42,83 +53,25 @@ HWY_INLINE V LoadWeights(const Bf16* w) {
   return hn::BitCast(D(), hn::ShiftLeft<16>(wide));
 }
 
-HWY_INLINE void LoadTail(const float* from, int64_t count, float* to) {
-  std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
+HWY_INLINE float ToFloat(float w) {
+  return w;
 }
 
-HWY_INLINE void LoadTail(const Bf16* from, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t bits = static_cast<uint32_t>(from[i].bits) << 16;
-    std::memcpy(&to[i], &bits, sizeof(bits));
-  }
+HWY_INLINE float ToFloat(Bf16 w) {
+  const uint32_t bits = static_cast<uint32_t>(w.bits) << 16;
+  float value;
+  hwy::CopyBytes<sizeof(value)>(&bits, &value);
+  return value;
 }
 
-// Fewer than kLanes values, zeros behind them. A zero input times a zero weight changes no sum.
+// `count` < kLanes values, zeros behind them. A zero input times a zero weight changes no sum.
 template <class T>
-HWY_INLINE V LoadTailVector(const T* from, int64_t count) {
-  HWY_ALIGN float values[kLanes] = {};
-  LoadTail(from, count, values);
+HWY_INLINE V LoadTail(const T* from, int64_t count) {
+  HWY_ALIGN float values[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) {
+    values[i] = i < count ? ToFloat(from[i]) : 0.0f;
+  }
   return hn::Load(D(), values);
-}
-
-// The running sums of a tile: R rows by N outputs.
-template <int R, int N>
-struct Sums {
-  V v[R][N];
-
-  HWY_INLINE void Clear() {
-    for (int r = 0; r < R; ++r) {
-      for (int n = 0; n < N; ++n) {
-        v[r][n] = hn::Zero(D());
-      }
-    }
-  }
-
-  // Rows of sums are `stride` floats apart, outputs kLanes.
-  HWY_INLINE void Load(const float* from, int64_t stride) {
-    for (int r = 0; r < R; ++r) {
-      for (int n = 0; n < N; ++n) {
-        v[r][n] = hn::Load(D(), from + r * stride + n * kLanes);
-      }
-    }
-  }
-
-  HWY_INLINE void Store(float* to, int64_t stride) const {
-    for (int r = 0; r < R; ++r) {
-      for (int n = 0; n < N; ++n) {
-        hn::Store(v[r][n], D(), to + r * stride + n * kLanes);
-      }
-    }
-  }
-};
-
-// Goes on summing over `count` inputs. Only the last block of K may end within a vector.
-template <int R, int N, class T>
-HWY_INLINE void Accumulate(const float* HWY_RESTRICT x, int64_t x_stride, const T* HWY_RESTRICT w,
-                           int64_t w_stride, int64_t count, Sums<R, N>& sums) {
-  int64_t k = 0;
-  for (; k + kLanes <= count; k += kLanes) {
-    V weights[N];
-    for (int n = 0; n < N; ++n) {
-      weights[n] = LoadWeights(w + n * w_stride + k);
-    }
-    for (int r = 0; r < R; ++r) {
-      const V input = hn::LoadU(D(), x + r * x_stride + k);
-      for (int n = 0; n < N; ++n) {
-        sums.v[r][n] = hn::MulAdd(input, weights[n], sums.v[r][n]);
-      }
-    }
-  }
-  if (kLanes == 1 || k == count) {
-    return;
-  }
-  for (int n = 0; n < N; ++n) {
-    const V weights = LoadTailVector(w + n * w_stride + k, count - k);
-    for (int r = 0; r < R; ++r) {
-      const V input = LoadTailVector(x + r * x_stride + k, count - k);
-      sums.v[r][n] = hn::MulAdd(input, weights, sums.v[r][n]);
-    }
-  }
 }
 
 HWY_INLINE void Finish(const Product& p, int64_t row, int64_t output, V sums) {
@@ -132,109 +85,188 @@ HWY_INLINE void Finish(const Product& p, int64_t row, int64_t output, V sums) {
 
 // ---- Few rows: weights go from memory straight through the registers. ----
 
+// R rows by N outputs.
 template <int R, int N, class T>
-HWY_INLINE void DirectTile(const Product& p, int64_t row, int64_t output) {
-  Sums<R, N> sums;
-  sums.Clear();
-  Accumulate(p.x + row * p.x_stride, p.x_stride,
-             static_cast<const T*>(p.w.data) + output * p.w.cols, p.w.cols, p.w.cols, sums);
+HWY_INLINE void DirectTile(const Product& p, int64_t output) {
+  const int64_t inputs = p.w.cols;
+  const T* const w = static_cast<const T*>(p.w.data) + output * inputs;
+  V sums[R][N];
   for (int r = 0; r < R; ++r) {
     for (int n = 0; n < N; ++n) {
-      Finish(p, row + r, output + n, sums.v[r][n]);
+      sums[r][n] = hn::Zero(D());
+    }
+  }
+  int64_t k = 0;
+  for (; k + kLanes <= inputs; k += kLanes) {
+    V weights[N];
+    for (int n = 0; n < N; ++n) {
+      weights[n] = LoadWeights(w + n * inputs + k);
+    }
+    for (int r = 0; r < R; ++r) {
+      const V x = hn::LoadU(D(), p.x + r * p.x_stride + k);
+      for (int n = 0; n < N; ++n) {
+        sums[r][n] = hn::MulAdd(x, weights[n], sums[r][n]);
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int n = 0; n < N; ++n) {
+      if (kLanes > 1 && k < inputs) {
+        sums[r][n] = hn::MulAdd(LoadTail(p.x + r * p.x_stride + k, inputs - k),
+                                LoadTail(w + n * inputs + k, inputs - k), sums[r][n]);
+      }
+      Finish(p, r, output + n, sums[r][n]);
     }
   }
 }
 
 template <int R, class T>
 void DirectOutputs(const Product& p, int64_t first, int64_t last) {
-  constexpr int kOutputs = R <= 2 ? 4 : kTileOutputs;
+  constexpr int kOutputs = R <= 2 ? 4 : 3;
   int64_t output = first;
   for (; output + kOutputs <= last; output += kOutputs) {
-    DirectTile<R, kOutputs, T>(p, 0, output);
+    DirectTile<R, kOutputs, T>(p, output);
   }
   for (; output < last; ++output) {
-    DirectTile<R, 1, T>(p, 0, output);
+    DirectTile<R, 1, T>(p, output);
   }
 }
 
-// ---- Many rows: a block of weights is converted once and serves all rows. ----
+// ---- Many rows: packed inputs, and blocks of weights that are converted once for all rows. ----
+
+// A tile of packed inputs or weights is [kBlockInputs / kLanes, kTileRows or kTileOutputs, kLanes]:
+// what the multiply-adds read is one stream each. What is missing at the edges is zero.
+constexpr int64_t kInputTile = kBlockInputs * kTileRows;
+constexpr int64_t kWeightTile = kBlockInputs * kTileOutputs;
+constexpr int64_t kSumTile = kTileRows * kTileOutputs * kLanes;
+constexpr int64_t kGroupTiles = kOutputGroup / kTileOutputs;
+
+int64_t CeilDivide(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// from [count] goes to lane `which` of `of` of a tile.
+template <class T>
+HWY_INLINE void PackStrip(const T* from, int64_t count, int which, int of, float* to) {
+  to += which * kLanes;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    hn::Store(LoadWeights(from + i), D(), to);
+    to += of * kLanes;
+  }
+  if (kLanes > 1 && i < count) {
+    hn::Store(LoadTail(from + i, count - i), D(), to);
+  }
+}
 
 struct Block {
-  int64_t first_row = 0, rows = 0;
+  int64_t first_tile = 0, tiles = 0;  // of rows
   int64_t first_output = 0, outputs = 0;
-  HWY_ALIGN float weights[kOutputGroup * kBlockInputs];
-  HWY_ALIGN float sums[kBlockRows * kOutputGroup * kLanes];
+  HWY_ALIGN float weights[kGroupTiles * kWeightTile];
+  HWY_ALIGN float sums[kBlockRows / kTileRows * kGroupTiles * kSumTile];
 };
 
 template <class T>
-void ConvertWeights(const Product& p, int64_t k, int64_t count, Block& block) {
+void PackWeights(const Product& p, int64_t k, int64_t count, Block& block) {
   for (int64_t n = 0; n < block.outputs; ++n) {
-    const T* const from = static_cast<const T*>(p.w.data) + (block.first_output + n) * p.w.cols + k;
-    float* const to = block.weights + n * kBlockInputs;
-    int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) {
-      hn::Store(LoadWeights(from + i), D(), to + i);
-    }
-    LoadTail(from + i, count - i, to + i);
+    const T* const from = static_cast<const T*>(p.w.data) + (block.first_output + n) * p.w.cols;
+    PackStrip(from + k, count, static_cast<int>(n % kTileOutputs), kTileOutputs,
+              block.weights + n / kTileOutputs * kWeightTile);
   }
-}
-
-template <int R, int N>
-HWY_INLINE void BlockTile(const float* x, int64_t x_stride, int64_t count, const float* weights,
-                          float* stored) {
-  constexpr int64_t kStride = kOutputGroup * kLanes;
-  Sums<R, N> sums;
-  sums.Load(stored, kStride);
-  Accumulate(x, x_stride, weights, kBlockInputs, count, sums);
-  sums.Store(stored, kStride);
 }
 
 template <int R>
-void BlockTiles(const Product& p, int64_t row, int64_t k, int64_t count, Block& block) {
-  const float* const x = p.x + (block.first_row + row) * p.x_stride + k;
-  float* const sums = block.sums + row * kOutputGroup * kLanes;
-  int64_t n = 0;
-  for (; n + kTileOutputs <= block.outputs; n += kTileOutputs) {
-    BlockTile<R, kTileOutputs>(x, p.x_stride, count, block.weights + n * kBlockInputs,
-                               sums + n * kLanes);
+HWY_INLINE void BlockTile(const float* HWY_RESTRICT x, const float* HWY_RESTRICT w, int64_t steps,
+                          float* HWY_RESTRICT stored) {
+  V sums[R][kTileOutputs];
+  for (int r = 0; r < R; ++r) {
+    for (int n = 0; n < kTileOutputs; ++n) {
+      sums[r][n] = hn::Load(D(), stored + (r * kTileOutputs + n) * kLanes);
+    }
   }
-  for (; n < block.outputs; ++n) {
-    BlockTile<R, 1>(x, p.x_stride, count, block.weights + n * kBlockInputs, sums + n * kLanes);
+  for (int64_t step = 0; step < steps; ++step) {
+    V weights[kTileOutputs];
+    for (int n = 0; n < kTileOutputs; ++n) {
+      weights[n] = hn::Load(D(), w + n * kLanes);
+    }
+    for (int r = 0; r < R; ++r) {
+      const V input = hn::Load(D(), x + r * kLanes);
+      for (int n = 0; n < kTileOutputs; ++n) {
+        sums[r][n] = hn::MulAdd(input, weights[n], sums[r][n]);
+      }
+    }
+    x += kTileRows * kLanes;
+    w += kTileOutputs * kLanes;
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int n = 0; n < kTileOutputs; ++n) {
+      hn::Store(sums[r][n], D(), stored + (r * kTileOutputs + n) * kLanes);
+    }
+  }
+}
+
+template <int R>
+void BlockTiles(const float* x, int64_t steps, Block& block, int64_t tile) {
+  float* sums = block.sums + tile * kGroupTiles * kSumTile;
+  for (int64_t n = 0; n * kTileOutputs < block.outputs; ++n) {
+    BlockTile<R>(x, block.weights + n * kWeightTile, steps, sums + n * kSumTile);
+  }
+}
+
+void FinishBlock(const Product& p, const Block& block) {
+  const int64_t first_row = block.first_tile * kTileRows;
+  const int64_t rows = std::min(block.tiles * kTileRows, p.rows - first_row);
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* const sums = block.sums + row / kTileRows * kGroupTiles * kSumTile +
+                              row % kTileRows * kTileOutputs * kLanes;
+    for (int64_t n = 0; n < block.outputs; ++n) {
+      const float* const sum = sums + n / kTileOutputs * kSumTile + n % kTileOutputs * kLanes;
+      Finish(p, first_row + row, block.first_output + n, hn::Load(D(), sum));
+    }
   }
 }
 
 template <class T>
 void MultiplyBlock(const Product& p, Block& block) {
   std::memset(block.sums, 0,
-              static_cast<size_t>(block.rows * kOutputGroup * kLanes) * sizeof(float));
+              static_cast<size_t>(block.tiles * kGroupTiles * kSumTile) * sizeof(float));
+  const int64_t row_tiles = CeilDivide(p.rows, kTileRows);
   for (int64_t k = 0; k < p.w.cols; k += kBlockInputs) {
     const int64_t count = std::min(kBlockInputs, p.w.cols - k);
-    ConvertWeights<T>(p, k, count, block);
-    int64_t row = 0;
-    for (; row + kTileRows <= block.rows; row += kTileRows) {
-      BlockTiles<kTileRows>(p, row, k, count, block);
-    }
-    for (; row < block.rows; ++row) {
-      BlockTiles<1>(p, row, k, count, block);
+    const int64_t steps = CeilDivide(count, kLanes);
+    PackWeights<T>(p, k, count, block);
+    for (int64_t tile = 0; tile < block.tiles; ++tile) {
+      const int64_t at = block.first_tile + tile;
+      const float* const x = p.packed + (k / kBlockInputs * row_tiles + at) * kInputTile;
+      switch (std::min<int64_t>(kTileRows, p.rows - at * kTileRows)) {
+        case 1:
+          BlockTiles<1>(x, steps, block, tile);
+          break;
+        case 2:
+          BlockTiles<2>(x, steps, block, tile);
+          break;
+        case 3:
+          BlockTiles<3>(x, steps, block, tile);
+          break;
+        default:
+          BlockTiles<kTileRows>(x, steps, block, tile);
+      }
     }
   }
-  for (int64_t row = 0; row < block.rows; ++row) {
-    for (int64_t n = 0; n < block.outputs; ++n) {
-      Finish(p, block.first_row + row, block.first_output + n,
-             hn::Load(D(), block.sums + (row * kOutputGroup + n) * kLanes));
-    }
-  }
+  FinishBlock(p, block);
 }
 
 template <class T>
 void BlockedOutputs(const Product& p, int64_t first, int64_t last) {
+  constexpr int64_t kBlockTiles = kBlockRows / kTileRows;
+  const int64_t tiles = CeilDivide(p.rows, kTileRows);
   Block block;
   for (int64_t output = first; output < last; output += kOutputGroup) {
     block.first_output = output;
     block.outputs = std::min(kOutputGroup, last - output);
-    for (int64_t row = 0; row < p.rows; row += kBlockRows) {
-      block.first_row = row;
-      block.rows = std::min(kBlockRows, p.rows - row);
+    for (int64_t tile = 0; tile < tiles; tile += kBlockTiles) {
+      block.first_tile = tile;
+      block.tiles = std::min(kBlockTiles, tiles - tile);
       MultiplyBlock<T>(p, block);
     }
   }
@@ -264,6 +296,19 @@ void MultiplyWeights(const Product& p, int64_t first, int64_t last) {
   }
 }
 
+// Packs the rows [kTileRows tile, ...) of a product's inputs.
+void PackTile(const Product& p, int64_t tile, float* packed) {
+  const int64_t row_tiles = CeilDivide(p.rows, kTileRows);
+  const int64_t rows = std::min<int64_t>(kTileRows, p.rows - tile * kTileRows);
+  for (int64_t k = 0; k < p.w.cols; k += kBlockInputs) {
+    float* const to = packed + (k / kBlockInputs * row_tiles + tile) * kInputTile;
+    for (int r = 0; r < rows; ++r) {
+      PackStrip(p.x + (tile * kTileRows + r) * p.x_stride + k, std::min(kBlockInputs, p.w.cols - k),
+                r, kTileRows, to);
+    }
+  }
+}
+
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE
 }  // namespace evenflow
@@ -275,6 +320,40 @@ HWY_AFTER_NAMESPACE();
 namespace evenflow {
 
 HWY_EXPORT(MultiplyWeights);
+HWY_EXPORT(PackTile);
+
+namespace {
+
+// The thread's buffer for packed inputs. It keeps the size of the largest product so far.
+float* PackBuffer(size_t size) {
+  thread_local hwy::AlignedFreeUniquePtr<float[]> buffer;
+  thread_local size_t capacity = 0;
+  if (capacity < size) {
+    buffer = hwy::AllocateAligned<float>(size);
+    capacity = size;
+  }
+  return buffer.get();
+}
+
+}  // namespace
+
+void PackInputs(Product& product, WorkerPool* pool) {
+  if (product.rows <= kTileRows) {
+    return;  // read where they are
+  }
+  const int64_t tiles = (product.rows + kTileRows - 1) / kTileRows;
+  const int64_t blocks = (product.w.cols + kBlockInputs - 1) / kBlockInputs;
+  float* const packed = PackBuffer(static_cast<size_t>(tiles * blocks * kTileRows * kBlockInputs));
+  product.packed = packed;
+  const auto pack = [&](int tile) { HWY_DYNAMIC_DISPATCH(PackTile)(product, tile, packed); };
+  if (pool != nullptr) {
+    pool->For(static_cast<int>(tiles), pack);
+  } else {
+    for (int tile = 0; tile < tiles; ++tile) {
+      pack(tile);
+    }
+  }
+}
 
 void MultiplyOutputs(const Product& product, int64_t first, int64_t last) {
   if (product.rows > 0) {
@@ -284,7 +363,7 @@ void MultiplyOutputs(const Product& product, int64_t first, int64_t last) {
 
 void CpuMatMul(const MatMulArgs& args, const CpuStep& step, WorkerPool& pool) {
   const bool logits = args.tokens == TokenSet::kLogits;
-  const Product product{
+  Product product{
       .x = static_cast<const float*>(args.x.data),
       .x_stride = args.x.stride,
       .rows = static_cast<int64_t>(logits ? step.logit_tokens.size() : step.tokens.size()),
@@ -297,6 +376,7 @@ void CpuMatMul(const MatMulArgs& args, const CpuStep& step, WorkerPool& pool) {
   // the machine does.
   constexpr int64_t kShareProducts = 1 << 17;
   constexpr int64_t kSharesPerThread = 8;
+  PackInputs(product, &pool);
   const int64_t groups = (args.w.rows + kOutputGroup - 1) / kOutputGroup;
   const int64_t shares =
       std::clamp<int64_t>(args.w.rows * args.w.cols * product.rows / kShareProducts, 1,

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/worker_pool.h"
 #include "kernels/tensor.h"
 
 namespace evenflow {
@@ -23,8 +24,14 @@ struct Product {
   const float* bias = nullptr;  // [w.rows] or nullptr
   float* y = nullptr;           // [rows, y_stride], the first w.rows of each row
   int64_t y_stride = 0;
-  bool add = false;  // y += instead of y =
+  bool add = false;               // y += instead of y =
+  const float* packed = nullptr;  // see PackInputs
 };
+
+// To be called before MultiplyOutputs: where there are many rows, lays x out as the product reads
+// it, in a buffer of the calling thread that stays valid until its next call. `pool` may be
+// nullptr.
+void PackInputs(Product& product, WorkerPool* pool);
 
 // Computes the outputs [first, last) of every row.
 void MultiplyOutputs(const Product& product, int64_t first, int64_t last);

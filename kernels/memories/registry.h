@@ -44,6 +44,10 @@ inline Decay DecayOf(MemoryKind kind) {
   return VisitMemory(kind, []<class Memory>() { return Memory::kDecay; });
 }
 
+inline bool HasBeta(MemoryKind kind) {
+  return VisitMemory(kind, []<class Memory>() { return Memory::kHasBeta; });
+}
+
 }  // namespace evenflow
 
 #endif  // EVENFLOW_KERNELS_MEMORIES_REGISTRY_H_

@@ -1,0 +1,160 @@
+#include "engine/model/config.h"
+
+#include <cmath>
+#include <utility>
+
+#include "engine/json.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace evenflow {
+namespace {
+
+// Transformers 5 writes what JSON cannot say as an object.
+std::optional<double> NumberOf(const nlohmann::json& value) {
+  if (value.is_number()) {
+    return value.get<double>();
+  }
+  if (value.is_object() && value.size() == 1 && value.contains("__float__")) {
+    const nlohmann::json& text = value["__float__"];
+    constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    if (text == "Infinity") {
+      return kInfinity;
+    }
+    if (text == "-Infinity") {
+      return -kInfinity;
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+absl::StatusOr<Config> Config::Parse(const std::string& text, std::string source) {
+  JsonLimits limits;
+  limits.max_bytes = size_t{16} << 20;
+  limits.allow_non_finite = true;
+  absl::StatusOr<nlohmann::json> root = ParseJson(text, limits);
+  if (!root.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(source, ": ", root.status().message()));
+  }
+  if (!root->is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(source, ": must be a JSON object"));
+  }
+  return Config(*std::move(root), std::move(source));
+}
+
+Config::Config(nlohmann::json root, std::string source)
+    : root_(std::move(root)), source_(std::move(source)) {}
+
+const nlohmann::json* Config::Find(absl::string_view field) const {
+  const auto found = root_.find(field);
+  return found == root_.end() || found->is_null() ? nullptr : &*found;
+}
+
+bool Config::Has(absl::string_view field) const {
+  return Find(field) != nullptr;
+}
+
+bool Config::IsText(absl::string_view field, absl::string_view text) const {
+  const nlohmann::json* value = Find(field);
+  return value != nullptr && *value == std::string(text);
+}
+
+void Config::Fail(absl::string_view field, absl::string_view expected) {
+  if (!status_.ok()) {
+    return;
+  }
+  const nlohmann::json* value = Find(field);
+  constexpr auto kReplace = nlohmann::json::error_handler_t::replace;
+  const std::string shown =
+      value == nullptr ? "absent" : value->dump(-1, ' ', true, kReplace).substr(0, 200);
+  status_ =
+      absl::InvalidArgumentError(absl::StrCat(source_, ": ", field, " is ", shown, "; ", expected));
+}
+
+void Config::Refuse(absl::string_view field, absl::string_view reason) {
+  const nlohmann::json* value = Find(field);
+  if (value != nullptr && *value != false) {
+    Fail(field, reason);
+  }
+}
+
+int Config::Int(absl::string_view field, int fallback, int min, int max) {
+  const nlohmann::json* value = Find(field);
+  if (value == nullptr) {
+    return fallback;
+  }
+  // Some writers spell integers as 4.0.
+  const double number = value->is_number() ? value->get<double>() : std::nan("");
+  if (!(number >= min && number <= max) || number != std::floor(number)) {
+    Fail(field, absl::StrCat("allowed: an integer from ", min, " to ", max));
+    return fallback;
+  }
+  return static_cast<int>(number);
+}
+
+double Config::Float(absl::string_view field, double fallback, double min, double max) {
+  const nlohmann::json* value = Find(field);
+  if (value == nullptr) {
+    return fallback;
+  }
+  const std::optional<double> number = NumberOf(*value);
+  if (!number.has_value() || !(*number >= min && *number <= max)) {
+    Fail(field, absl::StrCat("allowed: a number from ", min, " to ", max));
+    return fallback;
+  }
+  return *number;
+}
+
+bool Config::Bool(absl::string_view field, bool fallback) {
+  const nlohmann::json* value = Find(field);
+  if (value == nullptr) {
+    return fallback;
+  }
+  if (!value->is_boolean()) {
+    Fail(field, "allowed: true, false");
+    return fallback;
+  }
+  return value->get<bool>();
+}
+
+std::string Config::Text(absl::string_view field, absl::string_view fallback,
+                         std::initializer_list<absl::string_view> allowed) {
+  const nlohmann::json* value = Find(field);
+  if (value == nullptr) {
+    return std::string(fallback);
+  }
+  for (absl::string_view candidate : allowed) {
+    if (*value == std::string(candidate)) {
+      return std::string(candidate);
+    }
+  }
+  Fail(field, absl::StrCat("allowed: \"", absl::StrJoin(allowed, "\", \""), "\""));
+  return std::string(fallback);
+}
+
+std::vector<int32_t> Config::Tokens(absl::string_view field,
+                                    std::initializer_list<int32_t> fallback) {
+  const auto found = root_.find(field);
+  if (found == root_.end()) {
+    return fallback;
+  }
+  std::vector<int32_t> tokens;
+  if (found->is_null()) {
+    return tokens;
+  }
+  const nlohmann::json list = found->is_array() ? *found : nlohmann::json::array({*found});
+  for (const nlohmann::json& item : list) {
+    const double number = item.is_number_integer() ? item.get<double>() : -1;
+    if (number < 0 || number > std::numeric_limits<int32_t>::max()) {
+      Fail(field, "allowed: a token id, a list of token ids, null");
+      return {};
+    }
+    tokens.push_back(static_cast<int32_t>(number));
+  }
+  return tokens;
+}
+
+}  // namespace evenflow

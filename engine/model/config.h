@@ -1,0 +1,60 @@
+// Typed access to a model's config.json. The first error sticks: callers read all they need, then
+// ask status(). Owned by the loading thread.
+#ifndef EVENFLOW_ENGINE_MODEL_CONFIG_H_
+#define EVENFLOW_ENGINE_MODEL_CONFIG_H_
+
+#include <cstdint>
+#include <initializer_list>
+#include <limits>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "nlohmann/json.hpp"
+
+namespace evenflow {
+
+class Config {
+ public:
+  // `source` begins every error message: the file's name. INVALID_ARGUMENT when the text is not one
+  // JSON object.
+  static absl::StatusOr<Config> Parse(const std::string& text, std::string source);
+
+  // Whether the field is there with a value other than null.
+  bool Has(absl::string_view field) const;
+  bool IsText(absl::string_view field, absl::string_view text) const;
+
+  // The field's value, or `fallback` where it is absent or null. Values of the wrong type or
+  // outside [min, max] are errors.
+  int Int(absl::string_view field, int fallback, int min = 1, int max = 1 << 24);
+  // Also reads Infinity, bare or as {"__float__": "Infinity"}.
+  double Float(absl::string_view field, double fallback, double min, double max);
+  bool Bool(absl::string_view field, bool fallback);
+  // One of `allowed`.
+  std::string Text(absl::string_view field, absl::string_view fallback,
+                   std::initializer_list<absl::string_view> allowed);
+  // A token id, a list of them, or null.
+  std::vector<int32_t> Tokens(absl::string_view field, std::initializer_list<int32_t> fallback);
+
+  // Records an error unless the field is absent, null or false: "FIELD is VALUE; REASON".
+  void Refuse(absl::string_view field, absl::string_view reason);
+  // Records an error about a field: "FIELD is VALUE; EXPECTED".
+  void Fail(absl::string_view field, absl::string_view expected);
+
+  const absl::Status& status() const { return status_; }
+
+ private:
+  Config(nlohmann::json root, std::string source);
+  const nlohmann::json* Find(absl::string_view field) const;  // nullptr: absent or null
+
+  nlohmann::json root_;
+  std::string source_;
+  absl::Status status_;
+};
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_ENGINE_MODEL_CONFIG_H_

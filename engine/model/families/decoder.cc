@@ -1,0 +1,103 @@
+// The skeleton around the mixers: embeddings, pre-norm blocks of mixer and gated MLP, norm, head.
+#include <cmath>
+
+#include "engine/model/families/family.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace evenflow {
+namespace {
+
+// Where config.json gives no size, the checkpoint does: the rule for it has changed over time.
+int IntermediateSize(const Family& family, Config& config, const Weights& weights,
+                     const std::string& down_proj) {
+  const int hidden_size = config.Int("hidden_size", 2048, 1, 1 << 18);
+  const double ratio = config.Float("hidden_ratio", family.default_hidden_ratio, 0.01, 64);
+  if (config.Has("intermediate_size")) {
+    return config.Int("intermediate_size", 1);
+  }
+  const std::vector<int64_t> shape = weights.ShapeOf(down_proj);
+  if (shape.size() == 2 && shape[1] >= 1 && shape[1] <= 1 << 24) {
+    return static_cast<int>(shape[1]);
+  }
+  return (static_cast<int>(hidden_size * ratio * 2 / 3) + 255) / 256 * 256;
+}
+
+NormArgs PlanNorm(const MixerSource& source, const std::string& name) {
+  NormArgs args;
+  args.dim = source.hidden_size;
+  args.weight = source.weights.Vector({{name, {source.hidden_size}}});
+  args.eps = source.norm_eps;
+  return args;
+}
+
+void PlanMlp(const Family& family, MixerSource& source, const std::string& prefix,
+             LayerPlan* layer) {
+  Config& config = source.config;
+  Weights& weights = source.weights;
+  const std::string gate = prefix + "mlp.gate_proj.weight";
+  const std::string up = prefix + "mlp.up_proj.weight";
+  const std::string down = prefix + "mlp.down_proj.weight";
+  const int size = IntermediateSize(family, config, weights, down);
+  // Files from before February 2025 hold gate and up in one tensor.
+  if (weights.Has(gate) && !weights.Has(up)) {
+    layer->gate_up.w = weights.Matrix({{gate, {2 * size, source.hidden_size}}});
+  } else {
+    layer->gate_up.w =
+        weights.Matrix({{gate, {size, source.hidden_size}}, {up, {size, source.hidden_size}}});
+  }
+  layer->activation.size = size;
+  layer->down.w = weights.Matrix({{down, {source.hidden_size, size}}});
+  layer->down.add = true;
+}
+
+void CheckCommon(Config& config) {
+  config.Refuse("attn",
+                "hybrid attention layers are not supported, only memories of constant size");
+  config.Refuse("attnres_block_size", "attention residuals are not supported");
+  config.Text("hidden_act", "swish", {"swish", "silu"});
+}
+
+}  // namespace
+
+absl::StatusOr<ModelPlan> PlanModel(const Family& family, Config& config, Weights& weights) {
+  CheckCommon(config);
+  ModelPlan plan;
+  plan.hidden_size = config.Int("hidden_size", 2048, 1, 1 << 18);
+  plan.vocab_size = config.Int("vocab_size", 32000);
+  const int layers = config.Int("num_hidden_layers", family.default_layers, 1, 4096);
+  const bool tied = config.Bool("tie_word_embeddings", false);
+  const double old_eps = config.Float("rms_norm_eps", 1e-6, 0, 1);
+  const auto eps = static_cast<float>(config.Float("norm_eps", old_eps, 0, 1));
+
+  // Files saved from the bare base model lack the prefix.
+  const std::string prefix = weights.Has("embeddings.weight") ? "" : "model.";
+  plan.embed.table =
+      weights.Matrix({{prefix + "embeddings.weight", {plan.vocab_size, plan.hidden_size}}});
+  for (int i = 0; i < layers && config.status().ok() && weights.status().ok(); ++i) {
+    const std::string layer_prefix = absl::StrCat(prefix, "layers.", i, ".");
+    MixerSource source{config, weights, layer_prefix + "attn.", plan.hidden_size, eps};
+    LayerPlan layer;
+    layer.mixer_norm = PlanNorm(source, layer_prefix + "attn_norm.weight");
+    layer.mixer = family.plan_mixer(source);
+    layer.mlp_norm = PlanNorm(source, layer_prefix + "mlp_norm.weight");
+    PlanMlp(family, source, layer_prefix, &layer);
+    plan.layers.push_back(std::move(layer));
+  }
+  const MixerSource top{config, weights, prefix, plan.hidden_size, eps};
+  plan.norm = PlanNorm(top, prefix + "norm.weight");
+  plan.norm.tokens = TokenSet::kLogits;
+  if (tied) {
+    weights.Ignore("lm_head.weight");
+    plan.head.w = plan.embed.table;
+  } else {
+    plan.head.w = weights.Matrix({{"lm_head.weight", {plan.vocab_size, plan.hidden_size}}});
+  }
+  plan.head.tokens = TokenSet::kLogits;
+
+  absl::Status status = config.status();
+  status.Update(weights.Finish());
+  return status.ok() ? absl::StatusOr<ModelPlan>(std::move(plan)) : status;
+}
+
+}  // namespace evenflow

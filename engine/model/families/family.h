@@ -1,0 +1,89 @@
+// A model family: how a checkpoint's config and tensors become a plan. One file each beside this
+// one; the pieces that they share are declared here. Loading thread only.
+#ifndef EVENFLOW_ENGINE_MODEL_FAMILIES_FAMILY_H_
+#define EVENFLOW_ENGINE_MODEL_FAMILIES_FAMILY_H_
+
+#include <string>
+#include <vector>
+
+#include "engine/model/config.h"
+#include "engine/model/plan.h"
+#include "engine/model/weights.h"
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace evenflow {
+
+// One layer of a checkpoint, while its mixer is planned. Errors stick to config and weights.
+struct MixerSource {
+  Config& config;
+  Weights& weights;
+  std::string prefix;  // of the mixer's tensors: "model.layers.3.attn."
+  int hidden_size = 0;
+  float norm_eps = 0;
+
+  std::string Name(absl::string_view tensor) const { return prefix + std::string(tensor); }
+};
+
+struct Family {
+  absl::string_view model_type;
+  int default_layers = 0;
+  double default_hidden_ratio = 0;
+  MixerPlan (*plan_mixer)(MixerSource& source) = nullptr;
+};
+
+MixerPlan PlanRetNetMixer(MixerSource& source);
+MixerPlan PlanLinearAttentionMixer(MixerSource& source);
+MixerPlan PlanDeltaNetMixer(MixerSource& source);
+MixerPlan PlanGatedDeltaNetMixer(MixerSource& source);
+
+// The family of the config's model_type; INVALID_ARGUMENT lists those there are.
+absl::StatusOr<Family> FindFamily(Config& config);
+
+// The whole model: embeddings, the family's layers, final norm and head. All errors, including
+// tensors that nobody asked for, are in the result.
+absl::StatusOr<ModelPlan> PlanModel(const Family& family, Config& config, Weights& weights);
+
+// ---- Pieces of mixers
+
+// num_heads, or num_attention_heads as early files spell it.
+int Heads(Config& config, int fallback);
+// A number of heads that must divide `heads`.
+int GroupedHeads(Config& config, absl::string_view field, int heads);
+// hidden_size * expand / heads; an error unless that is an integer.
+int HeadSize(MixerSource& source, absl::string_view expand_field, double fallback, int heads);
+
+// Projections of the same input, placed side by side so that one product computes them all.
+class Projections {
+ public:
+  explicit Projections(MixerSource& source) : source_(source) {}
+
+  // Adds tensor NAME.weight [rows, hidden]; returns its first column in the output.
+  int Add(absl::string_view name, int rows);
+  // The fused weight, with a bias where the checkpoint has some.
+  MatMulArgs Load();
+
+ private:
+  MixerSource& source_;
+  int columns_ = 0;
+  std::vector<TensorPart> weights_;
+  std::vector<TensorPart> biases_;
+};
+
+// The convolutions q_conv1d, k_conv1d, v_conv1d of the adjacent first segments of the projections.
+// Without convolutions only the activations are applied: one tap of weight 1.
+TokenMixArgs PlanShortConvolution(MixerSource& source, bool use_short_conv,
+                                  std::vector<TokenMixArgs::Segment> segments);
+
+// Norm over each head's values with the weight of the first of `names` that the checkpoint holds;
+// no names: no weight.
+MemoryOutputArgs PlanHeadNorm(MixerSource& source, int heads, int value_dim,
+                              const std::vector<absl::string_view>& names);
+
+// The projection o_proj [hidden, columns].
+MatMulArgs PlanOutProjection(MixerSource& source, int columns);
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_ENGINE_MODEL_FAMILIES_FAMILY_H_

@@ -1,0 +1,30 @@
+// The list of model families. Adding one: a file beside this one and a line here.
+#include "engine/model/families/family.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace evenflow {
+namespace {
+
+constexpr Family kFamilies[] = {
+    {"retnet", 24, 2, PlanRetNetMixer},
+    {"linear_attn", 24, 4, PlanLinearAttentionMixer},
+    {"delta_net", 24, 4, PlanDeltaNetMixer},
+    {"gated_deltanet", 21, 4, PlanGatedDeltaNetMixer},
+};
+
+}  // namespace
+
+absl::StatusOr<Family> FindFamily(Config& config) {
+  std::string supported;
+  for (const Family& family : kFamilies) {
+    if (config.IsText("model_type", family.model_type)) {
+      return family;
+    }
+    absl::StrAppend(&supported, supported.empty() ? "" : ", ", family.model_type);
+  }
+  config.Fail("model_type", absl::StrCat("supported: ", supported));
+  return config.status();
+}
+
+}  // namespace evenflow

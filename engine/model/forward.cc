@@ -1,0 +1,214 @@
+#include "engine/model/forward.h"
+
+#include <algorithm>
+
+namespace evenflow {
+namespace {
+
+constexpr size_t kAlignment = 64;      // bytes, of each part of a slot
+constexpr int64_t kRowAlignment = 16;  // elements, of each activation row
+
+size_t AlignUp(size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+// The largest width of each kind of activation over all layers, in elements a token.
+struct Widths {
+  int64_t projected = 0, key = 0, query = 0, value = 0, heads = 0, read = 0, mixed = 0, mlp = 0;
+};
+
+Widths WidthsOf(const ModelPlan& plan) {
+  Widths widths;
+  const auto grow = [](int64_t& width, int64_t needed) { width = std::max(width, needed); };
+  for (const LayerPlan& layer : plan.layers) {
+    const MemoryShape& shape = layer.mixer.inputs.shape;
+    grow(widths.projected, layer.mixer.in_proj.w.rows);
+    grow(widths.query, int64_t{shape.query_heads} * shape.key_dim);
+    grow(widths.key, int64_t{shape.key_heads} * shape.key_dim);
+    grow(widths.value, int64_t{shape.value_heads} * shape.value_dim);
+    grow(widths.heads, shape.heads);
+    grow(widths.read, int64_t{shape.output_heads()} * shape.value_dim);
+    grow(widths.mixed, layer.mixer.out_proj.w.cols);
+    grow(widths.mlp, layer.activation.size);
+  }
+  return widths;
+}
+
+// The activations of one step, used by all layers in turn.
+struct Buffers {
+  Matrix residual, normed, projected, mixed, gate_up, mlp, last, logits;
+  float *q = nullptr, *k = nullptr, *v = nullptr, *log_decay = nullptr, *beta = nullptr,
+        *o = nullptr;
+};
+
+class BufferAllocator {
+ public:
+  explicit BufferAllocator(BackendMemory& memory) : memory_(memory) {}
+
+  Matrix Rows(int64_t rows, int64_t width, DType dtype) {
+    const int64_t stride = (width + kRowAlignment - 1) / kRowAlignment * kRowAlignment;
+    return {Allocate(static_cast<size_t>(rows * stride) * ByteSize(dtype)), dtype, stride};
+  }
+
+  float* Floats(int64_t count) {
+    return static_cast<float*>(Allocate(static_cast<size_t>(count) * sizeof(float)));
+  }
+
+  const absl::Status& status() const { return status_; }
+
+ private:
+  void* Allocate(size_t bytes) {
+    absl::StatusOr<void*> block = memory_.Allocate(bytes);
+    status_.Update(block.status());
+    return block.ok() ? *block : nullptr;
+  }
+
+  BackendMemory& memory_;
+  absl::Status status_;
+};
+
+Matrix Column(const Matrix& matrix, int column) {
+  Matrix part = matrix;
+  part.data =
+      static_cast<std::byte*>(matrix.data) + static_cast<size_t>(column) * ByteSize(matrix.dtype);
+  return part;
+}
+
+void BindMixer(const Buffers& buffers, MixerPlan& mixer) {
+  mixer.in_proj.x = buffers.normed;
+  mixer.in_proj.y = buffers.projected;
+  mixer.token_mix.x = buffers.projected;
+
+  const Decay decay = DecayOf(mixer.advance.memory);
+  const bool has_beta = HasBeta(mixer.advance.memory);
+  MemoryInputsArgs& inputs = mixer.inputs;
+  inputs.projected = buffers.projected;
+  inputs.q = buffers.q;
+  inputs.k = buffers.k;
+  inputs.v = buffers.v;
+  inputs.log_decay = decay == Decay::kScalar ? buffers.log_decay : nullptr;
+  inputs.beta = has_beta ? buffers.beta : nullptr;
+
+  AdvanceArgs& advance = mixer.advance;
+  advance.shape = inputs.shape;
+  advance.q = buffers.q;
+  advance.k = buffers.k;
+  advance.v = buffers.v;
+  advance.log_decay = decay == Decay::kConstant ? advance.log_decay : inputs.log_decay;
+  advance.beta = inputs.beta;
+  advance.o = buffers.o;
+
+  mixer.output.o = buffers.o;
+  mixer.output.y = buffers.mixed;
+  if (mixer.gate_column >= 0) {
+    mixer.output.gate = Column(buffers.projected, mixer.gate_column);
+  } else {
+    mixer.output.gate_activation = Activation::kNone;
+  }
+  mixer.out_proj.x = buffers.mixed;
+  mixer.out_proj.y = buffers.residual;
+}
+
+void BindLayer(const Buffers& buffers, LayerPlan& layer) {
+  layer.mixer_norm.x = buffers.residual;
+  layer.mixer_norm.y = buffers.normed;
+  BindMixer(buffers, layer.mixer);
+  layer.mlp_norm.x = buffers.residual;
+  layer.mlp_norm.y = buffers.normed;
+  layer.gate_up.x = buffers.normed;
+  layer.gate_up.y = buffers.gate_up;
+  layer.activation.gate_up = buffers.gate_up;
+  layer.activation.y = buffers.mlp;
+  layer.down.x = buffers.mlp;
+  layer.down.y = buffers.residual;
+}
+
+}  // namespace
+
+size_t PlaceStates(const ModelOptions& options, ModelPlan& plan, std::vector<LayerInfo>* layers) {
+  size_t offset = 0;
+  for (size_t i = 0; i < plan.layers.size(); ++i) {
+    MixerPlan& mixer = plan.layers[i].mixer;
+    AdvanceArgs& advance = mixer.advance;
+    const size_t begin = offset;
+    advance.window = options.window;
+    advance.state_dtype = options.state_dtype;
+    advance.memory_layer = static_cast<int>(i);
+    advance.layer_offset = offset;
+    offset += AlignUp(
+        LayoutOf(advance.memory, mixer.inputs.shape, options.window, options.state_dtype).bytes);
+
+    TokenMixArgs& mix = mixer.token_mix;
+    mix.rollback = options.window.rollback;
+    mix.ring_offset = offset;
+    if (mix.channels > 0 && mix.taps > 1) {
+      offset += AlignUp(static_cast<size_t>(mix.taps - 1 + mix.rollback) *
+                        static_cast<size_t>(mix.channels) * sizeof(float));
+    }
+    layers->push_back(
+        {Name(advance.memory), mixer.inputs.shape, static_cast<int64_t>(offset - begin)});
+  }
+  return offset;
+}
+
+absl::Status BindBuffers(const ModelOptions& options, BackendMemory& memory, ModelPlan& plan) {
+  const Widths widths = WidthsOf(plan);
+  const DType dtype = memory.backend().activation_dtype();
+  const int64_t tokens = options.max_step_tokens;
+  const int64_t logits = options.max_step_logits;
+  BufferAllocator allocator(memory);
+  Buffers buffers;
+  buffers.residual = allocator.Rows(tokens, plan.hidden_size, dtype);
+  buffers.normed = allocator.Rows(tokens, plan.hidden_size, dtype);
+  buffers.projected = allocator.Rows(tokens, widths.projected, dtype);
+  buffers.mixed = allocator.Rows(tokens, widths.mixed, dtype);
+  buffers.gate_up = allocator.Rows(tokens, 2 * widths.mlp, dtype);
+  buffers.mlp = allocator.Rows(tokens, widths.mlp, dtype);
+  buffers.last = allocator.Rows(logits, plan.hidden_size, dtype);
+  buffers.logits = allocator.Rows(logits, plan.vocab_size, DType::kF32);
+  buffers.q = allocator.Floats(tokens * widths.query);
+  buffers.k = allocator.Floats(tokens * widths.key);
+  buffers.v = allocator.Floats(tokens * widths.value);
+  buffers.log_decay = allocator.Floats(tokens * widths.heads);
+  buffers.beta = allocator.Floats(tokens * widths.heads);
+  buffers.o = allocator.Floats(tokens * widths.read);
+  if (!allocator.status().ok()) {
+    return allocator.status();
+  }
+  plan.embed.out = buffers.residual;
+  for (LayerPlan& layer : plan.layers) {
+    BindLayer(buffers, layer);
+  }
+  plan.norm.x = buffers.residual;
+  plan.norm.y = buffers.last;
+  plan.head.x = buffers.last;
+  plan.head.y = buffers.logits;
+  return absl::OkStatus();
+}
+
+void RunForward(const Slots& slots, ModelPlan& plan, Backend& backend) {
+  backend.Embed(plan.embed);
+  for (LayerPlan& layer : plan.layers) {
+    MixerPlan& mixer = layer.mixer;
+    backend.Norm(layer.mixer_norm);
+    backend.MatMul(mixer.in_proj);
+    if (mixer.token_mix.channels > 0) {
+      mixer.token_mix.slots = slots;
+      backend.TokenMix(mixer.token_mix);
+    }
+    backend.MemoryInputs(mixer.inputs);
+    mixer.advance.slots = slots;
+    backend.Advance(mixer.advance);
+    backend.MemoryOutput(mixer.output);
+    backend.MatMul(mixer.out_proj);
+
+    backend.Norm(layer.mlp_norm);
+    backend.MatMul(layer.gate_up);
+    backend.MlpActivation(layer.activation);
+    backend.MatMul(layer.down);
+  }
+  backend.Norm(plan.norm);
+  backend.MatMul(plan.head);
+}
+
+}  // namespace evenflow

@@ -1,0 +1,44 @@
+// What a model computes, as data: the operations of every layer with their weights and options.
+// Families fill it at load; the forward pass adds buffers and runs it. Plain data.
+#ifndef EVENFLOW_ENGINE_MODEL_PLAN_H_
+#define EVENFLOW_ENGINE_MODEL_PLAN_H_
+
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace evenflow {
+
+// The mixer of one layer: projection, short convolution, memory, output norm and gate, projection.
+// Families leave activation matrices, buffers, slots and offsets unset.
+struct MixerPlan {
+  MatMulArgs in_proj;       // D -> all projections side by side
+  TokenMixArgs token_mix;   // over the first channels of these; channels 0: none
+  MemoryInputsArgs inputs;  // with the memory's shape
+  AdvanceArgs advance;      // memory kind and, for a constant decay, log_decay
+  MemoryOutputArgs output;
+  int gate_column = -1;  // first column of the output gate among the projections; -1: none
+  MatMulArgs out_proj;   // -> D, added to the residual stream
+};
+
+struct LayerPlan {
+  NormArgs mixer_norm;
+  MixerPlan mixer;
+  NormArgs mlp_norm;
+  MatMulArgs gate_up;  // D -> 2 I: gate, then up
+  MlpActivationArgs activation;
+  MatMulArgs down;  // I -> D, added to the residual stream
+};
+
+struct ModelPlan {
+  int hidden_size = 0;
+  int vocab_size = 0;
+  EmbedArgs embed;
+  std::vector<LayerPlan> layers;
+  NormArgs norm;
+  MatMulArgs head;
+};
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_ENGINE_MODEL_PLAN_H_
