@@ -14,6 +14,7 @@
 
 #include "engine/model/model.h"
 #include "engine/outbox.h"
+#include "engine/sampler.h"
 #include "kernels/backend.h"
 #include "kernels/sampling.h"
 
@@ -89,15 +90,16 @@ class SessionLease;
 
 class Engine {
  public:
-  // Starts the engine thread. `backend` outlives the engine. RESOURCE_EXHAUSTED when the states do
-  // not fit.
+  // Starts the engine thread. `backend` outlives the engine. REQUIRES: the model was loaded for
+  // steps of options.step_tokens tokens and options.max_rows logits. INVALID_ARGUMENT names the
+  // option; RESOURCE_EXHAUSTED when the states do not fit.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options,
-                                                        std::unique_ptr<Model> model,
+                                                        std::unique_ptr<Forwarder> model,
                                                         Backend& backend, EngineObserver observer);
   // Cancels whatever runs and joins the thread.
   ~Engine();
 
-  const Model& model() const;
+  const Forwarder& model() const;
   const EngineOptions& options() const;
   EngineGauges Gauges() const;
 
@@ -125,8 +127,8 @@ class Engine {
  private:
   friend class SessionLease;
   class Impl;
-  explicit Engine(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  explicit Engine(std::shared_ptr<Impl> impl);
+  std::shared_ptr<Impl> impl_;  // leases that outlive the engine share it
 };
 
 class SessionLease {
@@ -144,9 +146,6 @@ class SessionLease {
   struct State;
   std::shared_ptr<State> state_;
 };
-
-// INVALID_ARGUMENT names the field, the value and what is allowed.
-absl::Status ValidateSampling(const SamplingParams& params, int vocab_size);
 
 }  // namespace evenflow
 

@@ -45,26 +45,39 @@ struct LayerInfo {
   int64_t state_bytes = 0;  // committed state, pending window and convolution inputs
 };
 
-class Model {
+// What the engine runs. Model is the one; tests of the engine run one without arithmetic.
+class Forwarder {
+ public:
+  virtual ~Forwarder() = default;
+
+  virtual const ModelInfo& info() const = 0;
+  virtual const Window& window() const = 0;  // as used, which may be longer than asked for
+  virtual size_t slot_bytes() const = 0;     // one session's state: constant, whatever its position
+  virtual int memory_layers() const = 0;
+
+  // Enqueues the forward pass of the step that the backend was given by BeginStep: logits of the
+  // step's logit tokens, without sampling. REQUIRES: within max_step_tokens and max_step_logits.
+  virtual void Forward(const Slots& slots) = 0;
+  // Where Forward leaves them: [logit, vocab] fp32 in the backend's memory.
+  virtual const Matrix& logits() const = 0;
+};
+
+class Model : public Forwarder {
  public:
   // Reads a checkpoint directory (config.json, model.safetensors or its shards). Errors name the
   // file, the field or tensor, what was found and what is expected. `backend` outlives the model.
   static absl::StatusOr<std::unique_ptr<Model>> Load(const std::string& directory,
                                                      const ModelOptions& options, Backend& backend);
-  ~Model();
+  ~Model() override;
 
-  const ModelInfo& info() const;
+  const ModelInfo& info() const override;
   const ModelOptions& options() const;
   const std::vector<LayerInfo>& layers() const;
-  const Window& window() const;  // as used, which may be longer than asked for
-  size_t slot_bytes() const;     // one session's state: constant, whatever its position
-  int memory_layers() const;
-
-  // Enqueues the forward pass of the step that the backend was given by BeginStep: logits of the
-  // step's logit tokens, without sampling. REQUIRES: within max_step_tokens and max_step_logits.
-  void Forward(const Slots& slots);
-  // Where Forward leaves them: [logit, vocab] fp32 in the backend's memory.
-  const Matrix& logits() const;
+  const Window& window() const override;
+  size_t slot_bytes() const override;
+  int memory_layers() const override;
+  void Forward(const Slots& slots) override;
+  const Matrix& logits() const override;
 
  private:
   struct Impl;

@@ -1,0 +1,158 @@
+// The engine thread: what one request goes through besides its steps.
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "engine/engine_impl.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace evenflow {
+
+void Engine::Impl::Attend(ActiveRequest& request, SteadyTime now) {
+  if (request.in_flight || request.finished) {
+    return;
+  }
+  const Outbox::Wishes wishes = request.outbox->Read();
+  if (absl::Status status = Dismissal(request, wishes, now); !status.ok()) {
+    Finish(request, std::move(status), FinishReason::kRead);
+    return;
+  }
+  if (request.session->holder != &request) {
+    return;  // the session's last request is still being taken back
+  }
+  if (wishes.stop) {
+    GoBack(request, *wishes.stop);
+    return;
+  }
+  request.interrupted = request.interrupted || (wishes.interrupted && request.asked.generate);
+  if (!request.ending && !request.reading()) {
+    if (!request.asked.generate) {
+      request.ending = FinishReason::kRead;
+    } else if (request.interrupted) {
+      request.ending = FinishReason::kInterrupted;
+    }
+  }
+  if (request.ending &&
+      (!request.asked.has_stop_strings || wishes.checked >= request.generated())) {
+    request.EndReading();
+    Finish(request, absl::OkStatus(), *request.ending);
+    return;
+  }
+  PauseOrGo(request, wishes, now);
+}
+
+absl::Status Engine::Impl::Dismissal(const ActiveRequest& request, const Outbox::Wishes& wishes,
+                                     SteadyTime now) const {
+  if (wishes.cancelled) {
+    return wishes.cancelled->ok() ? absl::CancelledError("the request was cancelled")
+                                  : *wishes.cancelled;
+  }
+  if (!dismissed_.ok()) {
+    return dismissed_;
+  }
+  if (request.session->closing) {
+    return absl::CancelledError("the session was ended");
+  }
+  if (request.asked.deadline && now >= *request.asked.deadline) {
+    return absl::DeadlineExceededError("the deadline passed before the request ended");
+  }
+  return absl::OkStatus();
+}
+
+// A request waits when its reader is too slow, or its text was not compared with the stop strings.
+void Engine::Impl::PauseOrGo(ActiveRequest& request, const Outbox::Wishes& wishes, SteadyTime now) {
+  const int64_t unchecked =
+      request.asked.has_stop_strings ? request.generated() - wishes.checked : 0;
+  if (request.RefreshDue() && unchecked == 0 && wishes.confirmed >= request.generated()) {
+    TakeCheckpoint(request);
+  }
+  const int64_t may_lead =
+      request.RefreshDue() || request.ending ? 1 : std::max(1, window_.rollback);
+  if (wishes.unread < options.outbox_tokens && unchecked < may_lead) {
+    request.paused_since.reset();
+    return;
+  }
+  if (!request.paused_since) {
+    request.paused_since = now;
+  }
+  if (now - *request.paused_since >= options.slow_reader_limit) {
+    Finish(request,
+           absl::ResourceExhaustedError(absl::StrCat(
+               "the client did not read its stream for ", options.slow_reader_limit.count(),
+               " ms: ", wishes.unread, " tokens wait, at most ", options.outbox_tokens, " may")),
+           FinishReason::kRead);
+  }
+}
+
+void Engine::Impl::TakeCheckpoint(ActiveRequest& request) {
+  const SlotHandle slot =
+      request.checkpoint ? request.checkpoint->slot : pool_->AcquireCheckpoint();
+  pool_->Copy(slot, *request.session->slot);
+  request.SetCheckpoint(slot);
+}
+
+void Engine::Impl::GoBack(ActiveRequest& request, const StopRequest& stop) {
+  const absl::StatusOr<bool> copy_back = request.Rewind(stop, forwarder_->info().vocab_size);
+  if (!copy_back.ok()) {
+    Quarantine(request, std::string(copy_back.status().message()));
+    return;
+  }
+  if (*copy_back) {
+    pool_->Copy(*request.session->slot, request.checkpoint->slot);
+  }
+  Finish(request, absl::OkStatus(), FinishReason::kStopString);
+}
+
+void Engine::Impl::DeliverToken(ActiveRequest& request, const SampledToken& sampled,
+                                SteadyTime step_end) {
+  if (sampled.token < 0) {
+    Quarantine(request, "the model's output has gone bad (non-finite logits)");
+    return;
+  }
+  request.Append(sampled.token);
+  Session& session = *request.session;
+  session.position.store(session.history.position());
+  request.last_token = step_end;
+  if (request.generated() == 1) {
+    request.first_token = step_end;
+  }
+  request.outbox->Push({sampled, session.history.position(), step_end});
+  if (request.StopsAt(sampled.token)) {
+    request.stop_token = sampled.token;
+    request.ending = FinishReason::kStopToken;
+  } else if (request.generated() >= request.asked.max_tokens) {
+    request.ending = FinishReason::kLength;
+  }
+  if (request.ending && !request.asked.has_stop_strings) {
+    Finish(request, absl::OkStatus(), *request.ending);
+  }
+}
+
+void Engine::Impl::Finish(ActiveRequest& request, absl::Status status, FinishReason reason) {
+  Session& session = *request.session;
+  session.position.store(session.history.position());
+  request.finished = true;
+  ended_.push_back({request.outbox, request.session, request.Event(std::move(status), reason)});
+}
+
+void Engine::Impl::Quarantine(ActiveRequest& request, const std::string& why) {
+  request.session->quarantined.store(true);
+  if (!request.finished) {
+    Finish(request, absl::InternalError(why), FinishReason::kRead);
+  }
+}
+
+void Engine::Impl::Forget(const ActiveRequest& request) {
+  if (request.checkpoint) {
+    pool_->Release(request.checkpoint->slot);
+  }
+  if (request.session->holder == &request) {
+    request.session->holder = nullptr;
+  }
+  if (--request.client->requests == 0) {
+    clients_.erase(request.asked.client);
+  }
+}
+
+}  // namespace evenflow

@@ -1,0 +1,290 @@
+// The engine thread: a step, from its plan to its completion.
+#include <algorithm>
+#include <new>
+#include <utility>
+
+#include "engine/engine_impl.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace evenflow {
+
+bool Engine::Impl::Step() {
+  const bool launched = Launch(Plan());
+  const std::optional<Batch> collected = Collect(launched);
+  Deliver(collected);
+  const bool completed = Complete();
+  return launched || collected || completed;
+}
+
+void Engine::Impl::Run() {
+  while (true) {
+    try {
+      if (Step()) {
+        continue;
+      }
+    } catch (const std::bad_alloc&) {
+      FailRunning();
+      continue;
+    }
+    {
+      absl::MutexLock lock(&mutex_);
+      if (stopping_ && unfinished_ == 0) {
+        return;
+      }
+    }
+    doorbell_->Wait(NextTimer());
+  }
+}
+
+Engine::Impl::Batch Engine::Impl::Plan() {
+  Batch batch;
+  batch.planned = std::chrono::steady_clock::now();
+  TakeCalls(batch.planned);
+  std::vector<ActiveRequest*> ready;
+  std::vector<Task> tasks;
+  for (const auto& request : requests_) {
+    if (request->session->holder == nullptr) {
+      request->session->holder = request.get();
+    }
+    Attend(*request, batch.planned);
+    if (CanGoOn(*request)) {
+      ready.push_back(request.get());
+      tasks.push_back(request->NextTask());
+    }
+  }
+  const SchedulerLimits limits{options.step_tokens, options.max_rows, BlockTokens(window_)};
+  for (const Segment& segment : Schedule(limits, tasks, pool_->free(), batch.planned)) {
+    const auto task = static_cast<size_t>(segment.task);
+    batch.decode_tokens += tasks[task].decoding ? 1 : 0;
+    ready[task]->client->served =
+        tasks[task].decoding ? ready[task]->client->served : batch.planned;
+    AddRow(*ready[task], segment.tokens, &batch);
+  }
+  return batch;
+}
+
+void Engine::Impl::TakeCalls(SteadyTime now) {
+  std::vector<std::unique_ptr<ActiveRequest>> calls;
+  {
+    absl::MutexLock lock(&mutex_);
+    calls.swap(inbox_);
+    dismissed_ = dismissal_;
+    if (now >= next_expiry_) {
+      for (const auto& session : sessions_.TakeExpired(now)) {
+        End(session);
+      }
+      next_expiry_ = sessions_.NextExpiry();
+    }
+    for (auto& session : ended_sessions_) {
+      session->closing = true;
+      closing_.push_back(std::move(session));
+    }
+    ended_sessions_.clear();
+  }
+  for (auto& call : calls) {
+    const auto [entry, is_new] = clients_.try_emplace(call->asked.client);
+    if (is_new) {
+      entry->second.id = ++clients_seen_;
+    }
+    ++entry->second.requests;
+    call->client = &entry->second;
+    requests_.push_back(std::move(call));
+  }
+}
+
+bool Engine::Impl::CanGoOn(const ActiveRequest& request) const {
+  const Session& session = *request.session;
+  if (session.holder != &request || request.in_flight || session.closing ||
+      session.quarantined.load() || !dismissed_.ok()) {
+    return false;
+  }
+  return request.finished ? request.replaying() : !request.paused_since && !request.ending;
+}
+
+void Engine::Impl::AddRow(ActiveRequest& request, int tokens, Batch* batch) {
+  Session& session = *request.session;
+  if (!session.slot) {
+    session.slot = pool_->Acquire();
+    session.has_slot.store(true);
+  }
+  if (request.NeedsCheckpoint(tokens)) {
+    TakeCheckpoint(request);
+  }
+  BatchRow row{&request};
+  batch->rows.push_back({session.slot->index, static_cast<int32_t>(batch->tokens.size()),
+                         static_cast<int32_t>(tokens), session.in_state});
+  if (request.Feed(tokens, &batch->tokens)) {
+    row.logit = static_cast<int>(batch->logit_tokens.size());
+    batch->logit_tokens.push_back(static_cast<int32_t>(batch->tokens.size()) - 1);
+    batch->sampling.push_back(request.Sampling());
+  }
+  batch->requests.push_back(row);
+  request.in_flight = true;
+  request.last_step = step_ + 1;
+  if (request.started == SteadyTime{}) {
+    request.started = batch->planned;
+  }
+}
+
+bool Engine::Impl::Launch(Batch batch) {
+  if (batch.rows.empty()) {
+    return false;
+  }
+  ++step_;
+  StepInput input;
+  input.rows = batch.rows.data();
+  input.row_count = static_cast<int>(batch.rows.size());
+  input.tokens = batch.tokens.data();
+  input.token_count = static_cast<int>(batch.tokens.size());
+  input.logit_tokens = batch.logit_tokens.data();
+  input.sampling = batch.sampling.data();
+  input.logit_count = static_cast<int>(batch.logit_tokens.size());
+  backend_.BeginStep(input);
+  forwarder_->Forward(pool_->slots());
+  if (input.logit_count > 0) {
+    backend_.Sample({forwarder_->logits(), forwarder_->info().vocab_size});
+  }
+  batch.ticket = backend_.Launch();
+  in_flight_.push_back(std::move(batch));
+  return true;
+}
+
+std::optional<Engine::Impl::Batch> Engine::Impl::Collect(bool launched) {
+  const auto depth = static_cast<size_t>(launched ? backend_.pipeline_depth() : 0);
+  if (in_flight_.size() <= depth) {
+    return std::nullopt;
+  }
+  Batch batch = std::move(in_flight_.front());
+  in_flight_.pop_front();
+  batch.output = &backend_.Collect(batch.ticket);
+  return batch;
+}
+
+void Engine::Impl::Deliver(const std::optional<Batch>& batch) {
+  if (!batch) {
+    return;
+  }
+  const SteadyTime step_end = std::chrono::steady_clock::now();
+  for (size_t row = 0; row < batch->requests.size(); ++row) {
+    const BatchRow& planned = batch->requests[row];
+    ActiveRequest& request = *planned.request;
+    request.in_flight = false;
+    if (!DeliverHealth(*batch, row)) {
+      Quarantine(request, "the session's memory has gone bad (non-finite values)");
+    } else if (planned.logit >= 0) {
+      DeliverToken(request, batch->output->sampled[static_cast<size_t>(planned.logit)], step_end);
+    }
+    request.session->position.store(request.session->history.position());
+  }
+  if (observer_.on_step) {
+    EngineObserver::Step step;
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - batch->planned;
+    step.seconds = seconds.count();
+    step.rows = static_cast<int>(batch->rows.size());
+    step.decode_tokens = batch->decode_tokens;
+    step.prompt_tokens = static_cast<int>(batch->tokens.size()) - batch->decode_tokens;
+    observer_.on_step(step);
+  }
+}
+
+bool Engine::Impl::DeliverHealth(const Batch& batch, size_t row) {
+  const auto layers = static_cast<size_t>(batch.output->memory_layers);
+  bool finite = true;
+  for (size_t layer = 0; layer < layers; ++layer) {
+    const StateHealth& health = batch.output->health[row * layers + layer];
+    if (!health.committed) {
+      continue;
+    }
+    finite = finite && health.non_finite == 0;
+    if (observer_.on_state_health) {
+      observer_.on_state_health(static_cast<int>(layer), health);
+    }
+  }
+  return finite;
+}
+
+bool Engine::Impl::Complete() {
+  std::vector<Ended> ended;
+  ended.swap(ended_);
+  for (auto& request : requests_) {
+    const bool over = request->finished && !request->in_flight && !CanGoOn(*request);
+    if (over) {
+      Forget(*request);
+      request.reset();
+    }
+  }
+  const size_t before = requests_.size();
+  requests_.erase(std::remove(requests_.begin(), requests_.end(), nullptr), requests_.end());
+  const bool forgot = requests_.size() != before;
+  const bool closed = CloseSessions();
+  {
+    absl::MutexLock lock(&mutex_);
+    running_ = static_cast<int>(std::count_if(
+        requests_.begin(), requests_.end(), [](const std::unique_ptr<ActiveRequest>& request) {
+          return !request->finished && request->session->slot &&
+                 request->session->holder == request.get();
+        }));
+    slots_used_ = pool_->used();
+    for (const Ended& one : ended) {
+      one.session->requested = false;
+      --unfinished_;
+      if (one.session->claims_slot && !one.session->slot) {
+        one.session->claims_slot = false;
+        ++unclaimed_slots_;
+      }
+    }
+  }
+  for (Ended& one : ended) {
+    one.outbox->Finish(std::move(one.event));
+  }
+  return forgot || closed || !ended.empty();
+}
+
+bool Engine::Impl::CloseSessions() {
+  const auto done = std::partition(
+      closing_.begin(), closing_.end(), [this](const std::shared_ptr<Session>& session) {
+        return std::any_of(
+            requests_.begin(), requests_.end(),
+            [&](const std::unique_ptr<ActiveRequest>& r) { return r->session == session; });
+      });
+  const bool any = done != closing_.end();
+  for (auto it = done; it != closing_.end(); ++it) {
+    Session& session = **it;
+    if (session.slot) {
+      pool_->Release(*session.slot);
+      session.slot.reset();
+      session.has_slot.store(false);
+    }
+  }
+  closing_.erase(done, closing_.end());
+  return any;
+}
+
+void Engine::Impl::FailRunning() {
+  // How far the step came is unknown: so are the states of all that it may have touched.
+  in_flight_.clear();
+  for (const auto& request : requests_) {
+    request->in_flight = false;
+    if (request->session->holder == request.get() && request->session->slot) {
+      Quarantine(*request, "the server ran out of memory in a step; the session's memory is lost");
+    }
+  }
+  Complete();
+}
+
+SteadyTime Engine::Impl::NextTimer() const {
+  SteadyTime next = SteadyTime::max();
+  for (const auto& request : requests_) {
+    if (request->asked.deadline) {
+      next = std::min(next, *request->asked.deadline);
+    }
+    if (request->paused_since) {
+      next = std::min(next, *request->paused_since + options.slow_reader_limit);
+    }
+  }
+  absl::MutexLock lock(&mutex_);
+  return std::min(next, next_expiry_);
+}
+
+}  // namespace evenflow

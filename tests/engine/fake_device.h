@@ -1,0 +1,145 @@
+// A model and a device without arithmetic, for exact and fast tests of the engine: a state is a
+// hash chain over the tokens and over when they were committed, and a sample is a function of it.
+#ifndef EVENFLOW_TESTS_ENGINE_FAKE_DEVICE_H_
+#define EVENFLOW_TESTS_ENGINE_FAKE_DEVICE_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/model/model.h"
+#include "kernels/backend.h"
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
+namespace evenflow {
+
+inline constexpr int kFakeVocab = 1000;
+
+struct FakeState {
+  static constexpr int kMaxRing = 32;
+
+  // Reads a token by the rules of the window: a ring by position, a commit every C tokens.
+  void Feed(int32_t token, const Window& window);
+  uint64_t Hash(const Window& window) const;
+
+  int64_t position = 0;
+  int64_t committed = 0;
+  uint64_t committed_hash = 0;
+  int32_t ring[kMaxRing] = {};
+};
+
+// The sample after a state, as FakeDevice draws it.
+int32_t FakeSample(uint64_t state_hash, const SamplingRow& row);
+
+// What a session must say and be: one token after the other, without an engine.
+struct FakeSession {
+  explicit FakeSession(Window shape, int history_tokens = 1024)
+      : window(shape), history(static_cast<size_t>(history_tokens)) {}
+
+  void Learn(int32_t token);  // becomes the pending token; the last one goes into the state
+  std::vector<int32_t> Generate(int count, const SamplingParams& params);
+
+  Window window;
+  FakeState state;
+  std::vector<int32_t> history;  // ring
+  std::vector<int32_t> tokens;
+};
+
+class FakeDevice : public Backend {
+ public:
+  explicit FakeDevice(Window window = {}, int pipeline_depth = 0);
+  ~FakeDevice() override;
+
+  struct Step {
+    std::vector<Row> rows;
+    std::vector<int32_t> tokens;
+    std::vector<int32_t> logit_tokens;
+    std::vector<SamplingRow> sampling;
+  };
+
+  // Set before the engine starts; called on its thread.
+  std::function<void(const Step&)> on_launch;  // may wait or throw
+  std::function<bool(const Row&)> bad_state, bad_logits;
+  bool out_of_memory = false;
+
+  // The state of a session whose last step fed the token before `position`; the engine must be at
+  // rest.
+  FakeState StateOf(int slot) const;
+  // Slots other than those in use that do not hold the initial state.
+  int DirtySlots() const;
+
+  int64_t steps() const { return steps_.load(); }
+
+  // What went wrong in the way the engine used the device; "" if nothing did.
+  std::string complaint() const;
+  std::unique_ptr<Forwarder> NewModel();
+
+  std::string Describe() const override { return "fake"; }
+
+  DType activation_dtype() const override { return DType::kF32; }
+
+  int pipeline_depth() const override { return pipeline_depth_; }
+
+  void* Allocate(size_t bytes) override;
+  void Free(void* data) override;
+
+  void Upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+
+  void Download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+
+  void BeginStep(const StepInput& step) override;
+
+  void Embed(const EmbedArgs&) override {}
+
+  void MatMul(const MatMulArgs&) override {}
+
+  void Norm(const NormArgs&) override {}
+
+  void TokenMix(const TokenMixArgs&) override {}
+
+  void MemoryInputs(const MemoryInputsArgs&) override {}
+
+  void Advance(const AdvanceArgs&) override {}
+
+  void MemoryOutput(const MemoryOutputArgs&) override {}
+
+  void MlpActivation(const MlpActivationArgs&) override {}
+
+  void Sample(const SampleArgs& args) override;
+  Ticket Launch() override;
+  const StepOutput& Collect(Ticket ticket) override;
+  void CopySlot(const Slots& slots, int to, int from) override;
+  void ClearSlot(const Slots& slots, int slot) override;
+
+  // The whole forward pass.
+  void Forward(const Slots& slots);
+
+ private:
+  void Complain(const std::string& what);
+
+  const Window window_;
+  const int pipeline_depth_;
+  Step step_;
+  StepOutput output_;
+  std::vector<uint64_t> logits_;  // [logit], hashes
+  std::map<Ticket, StepOutput> launched_;
+  StepOutput collected_;
+  Ticket last_ticket_ = 0;
+  std::byte* slots_ = nullptr;
+  size_t slots_bytes_ = 0;
+  std::atomic<int64_t> steps_{0};
+  mutable absl::Mutex mutex_;
+  std::string complaint_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_TESTS_ENGINE_FAKE_DEVICE_H_
