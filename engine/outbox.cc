@@ -65,6 +65,11 @@ bool Outbox::Take(std::vector<TokenEvent>* events, std::optional<FinishEvent>* f
   return !events->empty() || finish->has_value();
 }
 
+absl::Status Outbox::Failure() const {
+  absl::MutexLock lock(&mutex_);
+  return finish_.has_value() ? finish_->status : absl::OkStatus();
+}
+
 void Outbox::Confirm(int64_t checked, int64_t confirmed) {
   {
     absl::MutexLock lock(&mutex_);

@@ -73,6 +73,8 @@ class Outbox {
   void SetOnReady(std::function<void()> on_ready);
   // Moves out what is there. True if anything was.
   bool Take(std::vector<TokenEvent>* events, std::optional<FinishEvent>* finish);
+  // OK unless the request has finished with another status that was not taken yet.
+  absl::Status Failure() const;
   // Only for requests with stop strings: how far the text was checked.
   void Confirm(int64_t checked, int64_t confirmed);
   void StopAt(StopRequest stop);

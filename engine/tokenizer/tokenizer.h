@@ -96,6 +96,9 @@ class IncrementalDecoder {
   // What remains: U+FFFD for an incomplete character. The next Push continues the same text.
   std::string Flush();
 
+  // The newest token's last character is not complete.
+  bool pending() const { return !state_.pending.empty(); }
+
  private:
   const Tokenizer& tokenizer_;
   const bool skip_special_;
