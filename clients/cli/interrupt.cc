@@ -5,7 +5,6 @@
 
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -25,7 +24,7 @@ sigset_t InterruptSignals() {
 
 Interrupt::Interrupt(std::function<void()> on_interrupt) {
   const sigset_t signals = InterruptSignals();
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  pthread_sigmask(SIG_BLOCK, &signals, &mask_before_);
   signal_fd_ = signalfd(-1, &signals, SFD_CLOEXEC);
   end_fd_ = eventfd(0, EFD_CLOEXEC);
   watcher_ = std::thread([this, call = std::move(on_interrupt)] { Watch(call); });
@@ -36,8 +35,7 @@ Interrupt::~Interrupt() {
   watcher_.join();
   close(signal_fd_);
   close(end_fd_);
-  const sigset_t signals = InterruptSignals();
-  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  pthread_sigmask(SIG_SETMASK, &mask_before_, nullptr);
 }
 
 void Interrupt::Watch(const std::function<void()>& on_interrupt) {

@@ -7,6 +7,8 @@
 #include <functional>
 #include <thread>
 
+#include <signal.h>
+
 namespace evenflow {
 
 inline constexpr int kExitInterrupted = 130;
@@ -25,6 +27,7 @@ class Interrupt {
   void Watch(const std::function<void()>& on_interrupt);
 
   std::atomic<bool> happened_ = false;
+  sigset_t mask_before_;
   int signal_fd_;
   int end_fd_;
   std::thread watcher_;
