@@ -22,7 +22,7 @@ struct SamplingParams {
   float frequency_penalty = 0;  // [-2, 2], times the (decayed) number of occurrences
   float presence_penalty = 0;   // [-2, 2], once for a token seen
   float penalty_decay =
-      1;  // (0, 1]; an occurrence n tokens ago counts decay^n for frequency and presence
+      1;  // (0, 1]; for frequency and presence an occurrence counts decay^n, n tokens being newer
   int32_t penalty_last_n =
       64;  // tokens looked back at, at most the session's ring; 0: none, -1: the whole ring
   uint64_t seed = 0;

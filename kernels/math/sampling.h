@@ -1,0 +1,26 @@
+// Formulas of the sampler that devices share. Pure functions.
+#ifndef EVENFLOW_KERNELS_MATH_SAMPLING_H_
+#define EVENFLOW_KERNELS_MATH_SAMPLING_H_
+
+#include "kernels/math/host_device.h"
+
+namespace evenflow {
+
+// How often a token was seen among those looked back at; the newest counts 1, the one before it
+// `decay`, and so on.
+struct Occurrences {
+  float count = 0;   // summed
+  float newest = 0;  // of the newest occurrence alone
+};
+
+// The logit of a token that was seen. Repetition as CTRL (arXiv 1909.05858) with the sign minded;
+// frequency and presence are subtracted after it.
+EVENFLOW_HOST_DEVICE inline float Penalize(float logit, float repetition, float frequency,
+                                           float presence, Occurrences seen) {
+  const float repeated = logit > 0 ? logit / repetition : logit * repetition;
+  return repeated - frequency * seen.count - presence * seen.newest;
+}
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_KERNELS_MATH_SAMPLING_H_
