@@ -73,8 +73,10 @@ class Outbox {
   void SetOnReady(std::function<void()> on_ready);
   // Moves out what is there. True if anything was.
   bool Take(std::vector<TokenEvent>* events, std::optional<FinishEvent>* finish);
-  // Only for requests with stop strings: how far the text was checked.
+  // Only for requests with stop strings: how far the text was checked. Counts every token pushed, a
+  // stop token included: neither generation nor the end of the request goes on without it.
   void Confirm(int64_t checked, int64_t confirmed);
+  // REQUIRES: stop.kept is at least what was confirmed. The request ends with kStopString.
   void StopAt(StopRequest stop);
   void Interrupt();
   // The client left or its time is over: the request ends with this status at the next step.
