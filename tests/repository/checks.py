@@ -120,7 +120,9 @@ def formatting(tree):
         return []
     result = subprocess.run([tool("clang-format-14", "clang-format"), "--dry-run", "-Werror", *names],
                             cwd=tree.root, capture_output=True, text=True)
-    return [line for line in result.stderr.splitlines() if "error:" in line]
+    places = re.findall(r"^([^:\n]+):(\d+):\d+: error:", result.stderr, re.MULTILINE)
+    first = {name: line for name, line in reversed(places)}
+    return [f"{name}:{line}: run clang-format -i {name}" for name, line in sorted(first.items())]
 
 
 def thread_safety(tree):
