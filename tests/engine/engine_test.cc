@@ -519,6 +519,9 @@ TEST_P(EngineTest, AnIdleEngineDoesNotSpin) {
   Engine& engine = Start();
   auto lease = engine.Attach("");
   Reader reader(*engine.Submit(*lease, Ask(Prompt(10), 100)));
+  while (steps < 4) {
+    std::this_thread::sleep_for(milliseconds(1));
+  }
   std::this_thread::sleep_for(milliseconds(50));
   EXPECT_EQ(steps, 4) << "paused: nothing to do";
   EXPECT_EQ(engine.Gauges().running, 1);
