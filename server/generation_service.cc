@@ -53,8 +53,8 @@ class GenerateCall final : public Call<grpc::ServerWriteReactor<v1::GenerateResp
     const Serving& with = serving();
     absl::Status status = with.CheckModel(request_.model());
     status.Update(CheckRequestId(request_.request_id()));
-    status.Update(CheckPriority(request_.has_priority() ? std::optional(request_.priority())
-                                                        : std::nullopt));
+    status.Update(
+        CheckPriority(request_.has_priority() ? std::optional(request_.priority()) : std::nullopt));
     const auto expected = request_.has_expected_position()
                               ? std::optional(request_.expected_position())
                               : std::nullopt;
@@ -80,8 +80,9 @@ class GenerateCall final : public Call<grpc::ServerWriteReactor<v1::GenerateResp
           ReadInput(serving(), "prompt", request_.prompt(), lease_.position());
       status_ = prompt.status();
       if (prompt.ok() && prompt->empty() && lease_.position() == 0) {
-        status_ = BadField("prompt", "empty", "text or token_ids; empty only with a session_id "
-                                              "whose session is at a position > 0");
+        status_ = BadField("prompt", "empty",
+                           "text or token_ids; empty only with a session_id "
+                           "whose session is at a position > 0");
       } else if (prompt.ok()) {
         engine_request_.prompt = *std::move(prompt);
       }

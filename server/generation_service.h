@@ -1,5 +1,5 @@
-// evenflow.v1.Generation over gRPC's callback interface: the first room of a request's walk. Owned by
-// Server; thread-safe.
+// evenflow.v1.Generation over gRPC's callback interface: the first room of a request's walk. Owned
+// by Server; thread-safe.
 #ifndef EVENFLOW_SERVER_GENERATION_SERVICE_H_
 #define EVENFLOW_SERVER_GENERATION_SERVICE_H_
 

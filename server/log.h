@@ -24,9 +24,9 @@ void Log(LogLevel level, const Parts&... parts) {
     return;
   }
   static constexpr const char* kNames[] = {"debug", "info", "warning", "error"};
-  const std::string line = absl::StrCat(
-      absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone()), " ",
-      kNames[static_cast<int>(level)], " ", parts..., "\n");
+  const std::string line =
+      absl::StrCat(absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone()), " ",
+                   kNames[static_cast<int>(level)], " ", parts..., "\n");
   std::fwrite(line.data(), 1, line.size(), stderr);
 }
 

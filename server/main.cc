@@ -1,5 +1,6 @@
-// The `evenflow` program: one binary of all commands. The server is in server.h, the client commands
-// in clients/cli.
+// The `evenflow` program: one binary of all commands. The server is in server.h, the client
+// commands in clients/cli.
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -12,11 +13,13 @@
 #include <unistd.h>
 
 #include "server/log.h"
+#include "server/offline_commands.h"
 #include "server/options.h"
 #include "server/server.h"
 #include "server/version.h"
 
 #include "absl/synchronization/notification.h"
+#include "clients/cli/commands.h"
 
 namespace evenflow {
 namespace {
@@ -95,6 +98,10 @@ int Main(int argc, char** argv) {
   AddServeCommand(app, &serve_options)->callback([&] {
     chosen = [&] { return Serve(serve_options); };
   });
+  CLI::App* bench = app.add_subcommand("bench", "Measure a server, or the engine's step");
+  bench->require_subcommand(1);
+  AddClientCommands(app, *bench, chosen);
+  AddOfflineCommands(app, *bench, chosen);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

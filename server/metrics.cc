@@ -19,9 +19,9 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 
 constexpr const char* kFinishReasonNames[] = {
-    "stop_token",        "stop_string",      "length",      "interrupted", "read",
-    "cancelled",         "deadline_exceeded", "invalid_argument", "not_found",   "aborted",
-    "failed_precondition", "resource_exhausted", "unavailable", "internal"};
+    "stop_token",          "stop_string",        "length",           "interrupted", "read",
+    "cancelled",           "deadline_exceeded",  "invalid_argument", "not_found",   "aborted",
+    "failed_precondition", "resource_exhausted", "unavailable",      "internal"};
 
 // A recurrent step can take less than the 1 to 300 ms where other servers' first bucket ends.
 std::vector<double> LatencyBounds() {
@@ -222,10 +222,14 @@ void Metrics::CollectRequests(std::vector<MetricFamily>* families) const {
     families->push_back({name, help, MetricType::Histogram, {Labelled(histogram->Collect())}});
   }
   families->push_back(
-      {"evenflow_prompt_tokens_total", "Prompt tokens read.", MetricType::Counter,
+      {"evenflow_prompt_tokens_total",
+       "Prompt tokens read.",
+       MetricType::Counter,
        {Labelled(Number(MetricType::Counter, static_cast<double>(prompt_tokens_.load())))}});
   families->push_back(
-      {"evenflow_generation_tokens_total", "Tokens generated.", MetricType::Counter,
+      {"evenflow_generation_tokens_total",
+       "Tokens generated.",
+       MetricType::Counter,
        {Labelled(Number(MetricType::Counter, static_cast<double>(generated_tokens_.load())))}});
   MetricFamily finished{"evenflow_requests_finished_total",
                         "Requests and appends that ended, by finish reason or status code.",
@@ -261,19 +265,25 @@ void Metrics::CollectGauges(std::vector<MetricFamily>* families) const {
   for (const auto& [name, help, type, value] : numbers) {
     families->push_back({name, help, type, {Labelled(Number(type, value))}});
   }
-  families->push_back({"evenflow_build_info", "Always 1; the version is a label.",
+  families->push_back({"evenflow_build_info",
+                       "Always 1; the version is a label.",
                        MetricType::Gauge,
                        {Labelled(Number(MetricType::Gauge, 1), {{"version", kVersion}})}});
 }
 
 void Metrics::CollectHealth(std::vector<MetricFamily>* families) const {
-  MetricFamily norm{"evenflow_state_norm", "Frobenius norm of a layer's state at its commits.",
-                    MetricType::Histogram, {}};
+  MetricFamily norm{"evenflow_state_norm",
+                    "Frobenius norm of a layer's state at its commits.",
+                    MetricType::Histogram,
+                    {}};
   MetricFamily max_abs{"evenflow_state_max_abs",
                        "Largest absolute value of a layer's states in the last one to two minutes.",
-                       MetricType::Gauge, {}};
+                       MetricType::Gauge,
+                       {}};
   MetricFamily non_finite{"evenflow_state_non_finite_total",
-                          "Non-finite elements seen in committed states.", MetricType::Counter, {}};
+                          "Non-finite elements seen in committed states.",
+                          MetricType::Counter,
+                          {}};
   const SteadyTime now = std::chrono::steady_clock::now();
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     const std::vector<ClientMetric::Label> labels = {{"layer", absl::StrCat(layer)},

@@ -28,8 +28,8 @@ class Histogram {
   prometheus::ClientMetric Collect() const;
 
  private:
-  const std::vector<double> bounds_;                  // ascending
-  std::vector<std::atomic<uint64_t>> counts_;         // [bound + 1], the last one has no bound
+  const std::vector<double> bounds_;           // ascending
+  std::vector<std::atomic<uint64_t>> counts_;  // [bound + 1], the last one has no bound
   std::atomic<double> sum_{0};
 };
 
@@ -94,14 +94,15 @@ class Metrics : public prometheus::Collectable {
   };
 
   void OnHealth(int layer, const StateHealth& health);
+
   void Count(Ending ending) { endings_[static_cast<size_t>(ending)].fetch_add(1); }
+
   void CollectRequests(std::vector<prometheus::MetricFamily>* families) const;
   void CollectGauges(std::vector<prometheus::MetricFamily>* families) const;
   void CollectHealth(std::vector<prometheus::MetricFamily>* families) const;
   // A label model_name, and those given.
-  prometheus::ClientMetric Labelled(
-      prometheus::ClientMetric metric,
-      std::vector<prometheus::ClientMetric::Label> labels = {}) const;
+  prometheus::ClientMetric Labelled(prometheus::ClientMetric metric,
+                                    std::vector<prometheus::ClientMetric::Label> labels = {}) const;
 
   const std::string model_name_;
   std::function<EngineGauges()> gauges_;

@@ -80,7 +80,7 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
     const std::string& address, const prometheus::Collectable& collectable) {
   std::unique_ptr<MetricsServer> server(new MetricsServer(collectable));
   Http& http = *server->http_;
-  const std::vector<std::string> options = {"listening_ports", address, "num_threads", "4",
+  const std::vector<std::string> options = {"listening_ports",    address, "num_threads", "4",
                                             "request_timeout_ms", "10000"};
   try {
     http.server = std::make_unique<CivetServer>(options);

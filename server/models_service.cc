@@ -57,8 +57,7 @@ absl::Status DetokenizeIds(const Serving& serving, const v1::DetokenizeRequest& 
       ids.push_back(id);
     }
   }
-  absl::StatusOr<std::string> text =
-      serving.tokenizer->Decode(ids, request.skip_special_tokens());
+  absl::StatusOr<std::string> text = serving.tokenizer->Decode(ids, request.skip_special_tokens());
   if (!text.ok()) {
     return text.status();
   }

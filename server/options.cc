@@ -19,8 +19,7 @@ std::string CheckAddress(const std::string& address) {
   const size_t colon = address.rfind(':');
   int port = -1;
   if (colon == std::string::npos || colon == 0 ||
-      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 ||
-      port > 65535) {
+      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 || port > 65535) {
     return absl::StrCat("\"", address, "\" is not HOST:PORT with a port of 0 to 65535");
   }
   return "";
@@ -53,12 +52,13 @@ void AddModelFlags(CLI::App* command, ServeOptions* options) {
   command->add_option("--state-dtype", options->state_dtype, "fp32 or bf16 [fp32]")
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, DType>{{"fp32", DType::kF32}, {"bf16", DType::kBF16}}));
-  command->add_option("--window", options->window.commit,
-                      "Tokens between two commits of a state; 1 is the classic recurrence")
+  command
+      ->add_option("--window", options->window.commit,
+                   "Tokens between two commits of a state; 1 is the classic recurrence")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
-  command->add_option("--rollback", options->window.rollback,
-                      "Newest tokens that are never committed")
+  command
+      ->add_option("--rollback", options->window.rollback, "Newest tokens that are never committed")
       ->check(CLI::Range(0, 64))
       ->capture_default_str();
   command->add_option("--threads", options->threads, "Compute threads; 0: one for each core")
@@ -80,12 +80,13 @@ void AddEngineFlags(CLI::App* command, ServeOptions* options) {
   command->add_option("--step-tokens", engine.step_tokens, "Tokens in one step, prompts included")
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
-  command->add_option("--max-prompt-tokens", engine.max_prompt_tokens,
-                      "Longest prompt of one request")
+  command
+      ->add_option("--max-prompt-tokens", engine.max_prompt_tokens, "Longest prompt of one request")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->capture_default_str();
-  command->add_option("--outbox-tokens", engine.outbox_tokens,
-                      "Unread tokens after which a stream waits for its reader")
+  command
+      ->add_option("--outbox-tokens", engine.outbox_tokens,
+                   "Unread tokens after which a stream waits for its reader")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   AddSeconds(command, "--slow-reader-limit", &engine.slow_reader_limit,
@@ -101,13 +102,15 @@ void AddServerFlags(CLI::App* command, ServeOptions* options) {
       ->type_name("HOST:PORT")
       ->check(CheckAddress)
       ->capture_default_str();
-  command->add_option("--metrics-listen", options->metrics_listen,
-                      "HTTP address of /metrics, /healthz and /readyz")
+  command
+      ->add_option("--metrics-listen", options->metrics_listen,
+                   "HTTP address of /metrics, /healthz and /readyz")
       ->type_name("HOST:PORT")
       ->check(CheckAddress)
       ->capture_default_str();
-  command->add_option("--drain-timeout", options->drain_timeout_seconds,
-                      "How long running streams may go on after SIGTERM")
+  command
+      ->add_option("--drain-timeout", options->drain_timeout_seconds,
+                   "How long running streams may go on after SIGTERM")
       ->type_name("SECONDS")
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
@@ -122,8 +125,9 @@ void AddServerFlags(CLI::App* command, ServeOptions* options) {
   command->add_option("--memory-quota-mib", options->memory_quota_mib, "Limit of gRPC's buffers")
       ->check(CLI::Range(16, 1 << 20))
       ->capture_default_str();
-  command->add_option("--delivery-threads", options->delivery_threads,
-                      "Threads that move tokens to clients")
+  command
+      ->add_option("--delivery-threads", options->delivery_threads,
+                   "Threads that move tokens to clients")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
   command->add_flag("--verbose", options->verbose, "Log every request (never its text)");
@@ -151,7 +155,7 @@ void Names(const CLI::App& app, std::vector<std::string>* names) {
       names->push_back("--" + name);
     }
   }
-  for (const CLI::App* command : app.get_subcommands()) {
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
     Names(*command, names);
   }
 }
@@ -185,10 +189,10 @@ std::string SuggestFlag(const CLI::App& app) {
       continue;
     }
     const std::string flag = argument.substr(0, argument.find('='));
-    const auto nearest = std::min_element(
-        names.begin(), names.end(), [&](const std::string& a, const std::string& b) {
-          return EditDistance(a, flag) < EditDistance(b, flag);
-        });
+    const auto nearest = std::min_element(names.begin(), names.end(),
+                                          [&](const std::string& a, const std::string& b) {
+                                            return EditDistance(a, flag) < EditDistance(b, flag);
+                                          });
     if (nearest != names.end()) {
       return absl::StrCat("unknown flag ", flag, "; did you mean ", *nearest, "?");
     }

@@ -30,8 +30,8 @@ struct ServeOptions {
   double drain_timeout_seconds = 30;
   bool allow_session_listing = false;
   int max_message_bytes = 4 << 20;
-  int max_streams = 1024;        // concurrent calls on one connection
-  int memory_quota_mib = 512;    // of gRPC's buffers
+  int max_streams = 1024;      // concurrent calls on one connection
+  int memory_quota_mib = 512;  // of gRPC's buffers
   int delivery_threads = 2;
   bool verbose = false;
 };

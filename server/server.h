@@ -1,5 +1,5 @@
-// The server: model, engine, gRPC services and metrics, from start to drain. Owned by main or a test;
-// Drain and the destructor are called by one thread.
+// The server: model, engine, gRPC services and metrics, from start to drain. Owned by main or a
+// test; Drain and the destructor are called by one thread.
 #ifndef EVENFLOW_SERVER_SERVER_H_
 #define EVENFLOW_SERVER_SERVER_H_
 

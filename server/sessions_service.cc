@@ -49,8 +49,7 @@ absl::StatusOr<std::optional<std::chrono::milliseconds>> IdleTimeout(
     return std::nullopt;
   }
   const google::protobuf::Duration& given = request.idle_timeout();
-  const absl::Duration timeout =
-      absl::Seconds(given.seconds()) + absl::Nanoseconds(given.nanos());
+  const absl::Duration timeout = absl::Seconds(given.seconds()) + absl::Nanoseconds(given.nanos());
   const absl::Duration most = absl::FromChrono(serving.engine->options().max_idle_timeout);
   if (timeout < absl::Seconds(1) || timeout > most) {
     return BadField("idle_timeout", absl::FormatDuration(timeout),
@@ -103,9 +102,9 @@ grpc::ServerUnaryReactor* SessionsService::List(grpc::CallbackServerContext* con
                                                 const v1::ListSessionsRequest* request,
                                                 v1::ListSessionsResponse* response) {
   if (!serving_.allow_session_listing) {
-    return Reply(context, absl::PermissionDeniedError(
-                              "listing sessions is off; start the server with "
-                              "--allow-session-listing to allow it"));
+    return Reply(context,
+                 absl::PermissionDeniedError("listing sessions is off; start the server with "
+                                             "--allow-session-listing to allow it"));
   }
   if (request->page_size() < 0 || request->page_size() > kMaxPage) {
     return Reply(context, BadField("page_size", absl::StrCat(request->page_size()),

@@ -85,9 +85,8 @@ absl::Status StreamCall::Configure(const v1::StreamConfig& config) {
   status.Update(CheckRequestId(config.request_id()));
   status.Update(
       CheckPriority(config.has_priority() ? std::optional(config.priority()) : std::nullopt));
-  status.Update(CheckExpectedPosition(config.has_expected_position()
-                                          ? std::optional(config.expected_position())
-                                          : std::nullopt));
+  status.Update(CheckExpectedPosition(
+      config.has_expected_position() ? std::optional(config.expected_position()) : std::nullopt));
   if (!status.ok()) {
     return status;
   }
@@ -139,9 +138,9 @@ void StreamCall::Next() {
   engine_request_ = EngineRequest();
   text_options_ = TextOptions();
   const v1::Append& append = current_->append;
-  prepared_ =
-      ReadOptions(serving(), "append.generate", append.has_generate() ? &append.generate() : nullptr,
-                  &engine_request_, &text_options_);
+  prepared_ = ReadOptions(serving(), "append.generate",
+                          append.has_generate() ? &append.generate() : nullptr, &engine_request_,
+                          &text_options_);
   preparing_.store(true);
   if (prepared_.ok() && append.input().text().size() > kInlineTextBytes) {
     serving().tokenizing->Add([this, self = shared_from_this()] { ReadAppend(); });

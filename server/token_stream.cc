@@ -169,8 +169,8 @@ void TokenStream::Stop(const Match& match) {
     } else {
       // At most a few hundred bytes of text that the tokenizer itself wrote; the session goes on
       // without them.
-      Log(LogLevel::kError, "the text before a stop string cannot be tokenized: ",
-          encoded.status().message());
+      Log(LogLevel::kError,
+          "the text before a stop string cannot be tokenized: ", encoded.status().message());
     }
   }
   outbox_->StopAt({.kept = released_ + static_cast<int64_t>(kept), .tail = tail_});

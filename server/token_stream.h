@@ -21,7 +21,7 @@
 namespace evenflow {
 
 struct TextOptions {
-  std::vector<std::string> stop;     // not empty ones
+  std::vector<std::string> stop;  // not empty ones
   bool include_stop_text = false;
   std::vector<int32_t> stop_tokens;  // their text is not sent
   bool logprobs = false;
@@ -88,9 +88,9 @@ class TokenStream {
   std::optional<IncrementalDecoder> decoder_;
   std::vector<TokenEvent> events_;
   std::deque<Held> held_;
-  std::string text_;        // of the tokens held, and what a part of a token has given so far
-  int64_t taken_ = 0;       // generated tokens
-  int64_t released_ = 0;    // of these, in messages
+  std::string text_;      // of the tokens held, and what a part of a token has given so far
+  int64_t taken_ = 0;     // generated tokens
+  int64_t released_ = 0;  // of these, in messages
   SteadyTime last_token_;
   std::optional<Match> match_;
   std::vector<int32_t> tail_;  // the visible text before the stop string, tokenized anew
