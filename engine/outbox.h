@@ -75,8 +75,10 @@ class Outbox {
   bool Take(std::vector<TokenEvent>* events, std::optional<FinishEvent>* finish);
   // OK unless the request has finished with another status that was not taken yet.
   absl::Status Failure() const;
-  // Only for requests with stop strings: how far the text was checked.
+  // Only for requests with stop strings: how far the text was checked. Counts every token pushed, a
+  // stop token included: neither generation nor the end of the request goes on without it.
   void Confirm(int64_t checked, int64_t confirmed);
+  // REQUIRES: stop.kept is at least what was confirmed. The request ends with kStopString.
   void StopAt(StopRequest stop);
   void Interrupt();
   // The client left or its time is over: the request ends with this status at the next step.

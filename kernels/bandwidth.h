@@ -5,7 +5,7 @@
 namespace evenflow {
 
 // Bytes per second that `threads` threads (0: one for each physical core) together read from a
-// buffer larger than the caches; the best of several passes. Takes about half a second and at
+// buffer larger than the caches; the best of many short stretches. Takes about half a second and at
 // least 256 MiB for that time. 0 when there is no memory for the buffer.
 double MeasureReadBandwidth(int threads);
 

@@ -6,6 +6,7 @@
 #include <unicode/bytestream.h>
 #include <unicode/normalizer2.h>
 #include <unicode/uchar.h>
+#include <unicode/uniset.h>
 
 #include "engine/tokenizer/fields.h"
 #include "engine/tokenizer/pattern.h"
@@ -24,9 +25,20 @@ constexpr size_t kMaxGrowth = 16;  // by one rewrite; NFKD grows UTF-8 by 11 at 
 
 using NormalizerPtr = std::unique_ptr<const Normalizer>;
 
+// Hugging Face's normalization stands at Unicode 9: characters assigned later stay as they are.
+const icu::UnicodeSet& Unicode9() {
+  static const icu::UnicodeSet* const set = [] {
+    UErrorCode error = U_ZERO_ERROR;
+    auto* made = new icu::UnicodeSet(u"[:age=9.0:]", error);
+    made->freeze();
+    return made;  // lives as long as the process, as ICU's own data do
+  }();
+  return *set;
+}
+
 class UnicodeForm : public Normalizer {
  public:
-  UnicodeForm(const icu::Normalizer2* form) : form_(*form) {}
+  explicit UnicodeForm(const icu::Normalizer2* form) : form_(*form, Unicode9()) {}
 
   absl::Status Apply(NormalizedText* text) const override {
     std::string out;
@@ -44,7 +56,7 @@ class UnicodeForm : public Normalizer {
   }
 
  private:
-  const icu::Normalizer2& form_;  // ICU's singleton
+  const icu::FilteredNormalizer2 form_;
 };
 
 class Lowercase : public Normalizer {

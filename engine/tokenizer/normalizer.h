@@ -28,7 +28,9 @@ class Normalizer {
 };
 
 // NFC, NFD, NFKC, NFKD, Lowercase, Strip, Prepend, Replace and Sequence; null JSON: nothing is
-// changed. Unicode data are ICU's (72: Unicode 15). INVALID_ARGUMENT names what is not supported.
+// changed. The Unicode forms know what Unicode 9 knew, as
+// Hugging Face's do; Lowercase knows Unicode 15 (ICU 72). INVALID_ARGUMENT names what is not
+// supported.
 absl::StatusOr<std::unique_ptr<const Normalizer>> LoadNormalizer(const nlohmann::json& json);
 
 }  // namespace evenflow

@@ -19,10 +19,6 @@ namespace evenflow {
 // INVALID_ARGUMENT naming the construct where the two engines differ and no translation is known.
 absl::StatusOr<std::string> TranslateRegex(std::string_view pattern);
 
-// The members of a general category ("L", "Nd") that PCRE2 10.42 does not know yet, as ranges for a
-// character class; "" when there are none.
-std::string NewerThanPcre2(std::string_view category);
-
 class Regex {
  public:
   static absl::StatusOr<std::unique_ptr<const Regex>> Compile(std::string_view pattern);

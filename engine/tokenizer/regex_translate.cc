@@ -7,6 +7,7 @@
 #include <pcre2.h>
 
 #include "engine/tokenizer/regex.h"
+#include "engine/tokenizer/unicode.h"
 #include "engine/utf8.h"
 
 #include "absl/status/status.h"
@@ -17,12 +18,13 @@
 namespace evenflow {
 namespace {
 
-// Oniguruma's \w in Unicode; PCRE2 10.42 lacks marks and connectors, and counts all numbers.
-// Of characters newer than PCRE2's tables, Alphabetic ones come as letters.
+// Oniguruma's \w, also the superscripts and fractions of Latin-1. PCRE2 10.42 lacks marks and
+// connectors, and counts all numbers. Of characters newer than PCRE2's tables, Alphabetic ones come
+// as letters.
 const std::string& WordClass() {
   static const std::string word =
-      absl::StrCat(R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})", NewerThanPcre2("L"), NewerThanPcre2("M"),
-                   NewerThanPcre2("Nd"));
+      absl::StrCat(R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\xb2\xb3\xb9\xbc-\xbe)", NewerThanPcre2("L"),
+                   NewerThanPcre2("M"), NewerThanPcre2("Nd"));
   return word;
 }
 
@@ -121,9 +123,10 @@ class Translator {
       case 'S':
         return Replace(2, R"(\P{White_Space})");
       case 'd':
-        return Replace(2, R"(\p{Nd})");
+        return Category(2, "\\p{Nd}", NewerThanPcre2("Nd"));
       case 'D':
-        return Replace(2, R"(\P{Nd})");
+        return in_class_ ? Refuse("\\D in a character class")
+                         : Replace(2, absl::StrCat("[^\\p{Nd}", NewerThanPcre2("Nd"), "]"));
       case 'w':
         return Replace(2, in_class_ ? WordClass() : Class("[", "]"));
       case 'W':
@@ -136,11 +139,13 @@ class Translator {
         return Replace(2, "\\x0b");
       case 'u':
         return UnicodeEscape();
+      case 'x':
+        return Copy(HexEscapeLength());
       case 'p':
       case 'P':
         return Property();
       default:
-        if (absl::StrContains(in_class_ ? "tnrfaex" : "tnrfaexAzZRX123456789", c)) {
+        if (absl::StrContains(in_class_ ? "tnrfae" : "tnrfaeAzZRX123456789", c)) {
           return Copy(2);
         }
         return Refuse(absl::StrCat("\\", std::string(1, c)));
@@ -154,6 +159,12 @@ class Translator {
   static std::string WordBoundary() {
     const std::string word = Class("[", "]");
     return absl::StrCat("(?:(?<=", word, ")(?!", word, ")|(?<!", word, ")(?=", word, "))");
+  }
+
+  // \x{...} or \xHH
+  size_t HexEscapeLength() const {
+    const size_t close = Rest().substr(2, 1) == "{" ? Rest().find('}') : Rest().npos;
+    return close == Rest().npos ? 2 : close + 1;
   }
 
   void UnicodeEscape() {
@@ -172,7 +183,12 @@ class Translator {
     }
     const std::string name(Rest().substr(3, close - 3));
     if (const std::string newer = NewerThanPcre2(name); !newer.empty() && !name.empty()) {
-      return Category(close + 1, newer);
+      const std::string known = absl::StrCat("\\p{", name, "}");
+      if (in_[at_ + 1] == 'p') {
+        return Category(close + 1, known, newer);
+      }
+      return in_class_ ? Refuse(absl::StrCat("\\P{", name, "} in a character class"))
+                       : Replace(close + 1, absl::StrCat("[^", known, newer, "]"));
     }
     const std::string script = absl::StrCat("\\", std::string(1, in_[at_ + 1]), "{sc:", name, "}");
     if (name.size() > 2 && name[0] != '^' && Compiles(script)) {
@@ -181,14 +197,9 @@ class Translator {
     Copy(close + 1);
   }
 
-  // \p{L} and the like, with the characters that PCRE2 lacks.
-  void Category(size_t length, const std::string& newer) {
-    const bool complement = in_[at_ + 1] == 'P';
-    const std::string known = absl::StrCat("\\p", std::string(Rest().substr(2, length - 2)));
-    if (in_class_) {
-      return complement ? Copy(length) : Replace(length, known + newer);
-    }
-    Replace(length, absl::StrCat(complement ? "[^" : "[", known, newer, "]"));
+  // A general category, with the characters that PCRE2 lacks.
+  void Category(size_t length, const std::string& known, const std::string& newer) {
+    Replace(length, absl::StrCat(in_class_ ? "" : "[", known, newer, in_class_ ? "" : "]"));
   }
 
   void Group() {

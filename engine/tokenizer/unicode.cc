@@ -21,11 +21,17 @@ bool IsWhiteSpace(char32_t code_point) {
 }
 
 bool IsNumeric(char32_t code_point) {
-  return (U_GET_GC_MASK(static_cast<UChar32>(code_point)) & U_GC_N_MASK) != 0;
+  const auto c = static_cast<UChar32>(code_point);
+  return (U_GET_GC_MASK(c) & U_GC_N_MASK) != 0 ||
+         (u_charType(c) == U_UNASSIGNED && CategoryOfNewCharacter(code_point).substr(0, 1) == "N");
 }
 
 bool IsWord(char32_t code_point) {
   const auto c = static_cast<UChar32>(code_point);
+  if (u_charType(c) == U_UNASSIGNED) {
+    const std::string_view category = CategoryOfNewCharacter(code_point);
+    return !category.empty() && category != "No";
+  }
   return u_isUAlphabetic(c) != 0 || u_hasBinaryProperty(c, UCHAR_JOIN_CONTROL) != 0 ||
          (U_GET_GC_MASK(c) & (U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK)) != 0;
 }

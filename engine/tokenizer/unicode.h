@@ -4,6 +4,7 @@
 #define EVENFLOW_ENGINE_TOKENIZER_UNICODE_H_
 
 #include <cstddef>
+#include <string>
 #include <string_view>
 
 namespace evenflow {
@@ -17,6 +18,13 @@ char32_t CharacterAt(std::string_view text, size_t at);
 char32_t CharacterBefore(std::string_view text, size_t end);  // end > 0
 size_t SkipWhiteSpace(std::string_view text, size_t from);    // first character that is none
 size_t TrimWhiteSpace(std::string_view text, size_t end);     // end of the last that is none, or 0
+
+// Members of a general category ("L", "Nd") that PCRE2 10.42 does not know yet, as ranges for a
+// character class; "" when there are none.
+std::string NewerThanPcre2(std::string_view category);
+
+// The general category of a letter, mark or number newer than Unicode 14, or "".
+std::string_view CategoryOfNewCharacter(char32_t code_point);
 
 }  // namespace evenflow
 

@@ -339,6 +339,9 @@ StateHealth SumUnits(const UnitHealth* units, int count) {
 }  // namespace
 
 void CpuAdvance(const AdvanceArgs& args, CpuStep& step, WorkerPool& pool) {
+  if (step.rows.empty()) {
+    return;
+  }
   const MemoryLayout layout = LayoutOf(args.memory, args.shape, args.window, args.state_dtype);
   std::vector<RowState> rows;
   for (const Row& row : step.rows) {

@@ -2,8 +2,8 @@
 #include "engine/engine.h"
 
 #include <atomic>
+#include <cstring>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <string>
 #include <thread>
@@ -19,7 +19,6 @@ namespace evenflow {
 namespace {
 
 using std::chrono::milliseconds;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 std::vector<int32_t> Prompt(int tokens, int salt = 0) {
@@ -130,7 +129,6 @@ TEST_P(EngineTest, StreamsTogetherSayWhatEachSaysAlone) {
   }
   // Those without a slot go on as the others' leases go.
   for (int i = 0; i < 40; ++i) {
-    std::vector<std::thread> threads;
     readers[static_cast<size_t>(i)]->ReadAll();
     leases[static_cast<size_t>(i)] = SessionLease();
   }
@@ -145,6 +143,391 @@ TEST_P(EngineTest, StreamsTogetherSayWhatEachSaysAlone) {
   }
   AwaitSlotsUsed(0);
   EXPECT_EQ(device_.DirtySlots(), 0);
+}
+
+TEST_P(EngineTest, AKeptSessionRemembersExactlyWhatWasSaid) {
+  Engine& engine = Start();
+  ASSERT_TRUE(engine.CreateSession("kept", std::nullopt).ok());
+  FakeSession alone(window_);
+  const auto learn = [&alone](const std::vector<int32_t>& prompt) {
+    for (const int32_t token : prompt) {
+      alone.Learn(token);
+    }
+  };
+  const auto ask = [&engine](EngineRequest request) {
+    auto lease = engine.Attach("kept");
+    EXPECT_EQ(lease->session_id(), "kept");
+    Reader reader(*engine.Submit(*lease, std::move(request)));
+    EXPECT_TRUE(reader.ReadAll().status.ok()) << reader.finish->status;
+    return reader.tokens;
+  };
+  SamplingParams params;
+  // Only read: one token, which is pending and needs no slot; then many.
+  EngineRequest read = Ask(Prompt(1), 1);
+  read.generate = false;
+  EXPECT_TRUE(ask(read).empty());
+  learn(Prompt(1));
+  EXPECT_EQ(engine.GetSession("kept")->position, 1);
+  EXPECT_EQ(engine.GetSession("kept")->state_bytes, 0);
+  read.prompt = Prompt(500, 1);
+  EXPECT_TRUE(ask(read).empty());
+  learn(Prompt(500, 1));
+  EXPECT_EQ(engine.GetSession("kept")->position, 501);
+  EXPECT_EQ(engine.GetSession("kept")->state_bytes, static_cast<int64_t>(sizeof(FakeState)));
+  // Text, then an empty prompt that goes on, then both.
+  EXPECT_EQ(ask(Ask({}, 5)), alone.Generate(5, params));
+  EXPECT_EQ(ask(Ask({}, 33)), alone.Generate(33, params));
+  learn(Prompt(64, 2));
+  EXPECT_EQ(ask(Ask(Prompt(64, 2), 9)), alone.Generate(9, params));
+  read.prompt = {};
+  EXPECT_TRUE(ask(read).empty());
+  EXPECT_EQ(ask(Ask({}, 3)), alone.Generate(3, params));
+  const FakeState state = device_.StateOf(0);
+  EXPECT_EQ(std::memcmp(&state, &alone.state, sizeof state), 0);
+}
+
+TEST_P(EngineTest, WhatIsWrongIsToldAtOnce) {
+  options_.max_prompt_tokens = 10;
+  Engine& engine = Start();
+  auto lease = engine.Attach("");
+  const auto refusal = [&](const EngineRequest& request) {
+    return engine.Submit(*lease, request).status();
+  };
+  EXPECT_EQ(refusal(Ask({}, 1)).message(), "prompt is empty and the session has no tokens");
+  EXPECT_EQ(refusal(Ask(Prompt(11), 1)).message(), "prompt has 11 tokens; at most 10 are allowed");
+  EXPECT_EQ(refusal(Ask({kFakeVocab}, 1)).message(),
+            "prompt has token 1000; tokens must be in [0, 999]");
+  EXPECT_EQ(refusal(Ask({-1}, 1)).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(refusal(Ask({1}, 0)).message(), "max_tokens is 0; it must be at least 1");
+  EngineRequest request = Ask({1}, 1);
+  request.min_tokens = -1;
+  EXPECT_EQ(refusal(request).code(), absl::StatusCode::kInvalidArgument);
+  request = Ask({1}, 1);
+  request.stop_tokens = {kFakeVocab};
+  EXPECT_EQ(refusal(request).code(), absl::StatusCode::kInvalidArgument);
+  request = Ask({1}, 1);
+  request.sampling.temperature = -1;
+  EXPECT_EQ(refusal(request).message(), "temperature is -1; it must be in [0, 100]");
+  request = Ask({1}, 1);
+  request.min_tokens = 1;
+  request.stop_tokens = {5, 6};
+  request.sampling.allowed_tokens = {6};
+  EXPECT_THAT(std::string(refusal(request).message()), HasSubstr("min_tokens"));
+  request = Ask({1}, 1);
+  request.expected_position = 3;
+  EXPECT_EQ(refusal(request).code(), absl::StatusCode::kFailedPrecondition);
+  request.expected_position = 0;
+  EXPECT_TRUE(refusal(request).ok());
+}
+
+TEST_P(EngineTest, SessionsAsObjects) {
+  Engine& engine = Start();
+  EXPECT_EQ(engine.CreateSession("a b", std::nullopt).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(engine.CreateSession("", milliseconds(999)).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  ASSERT_TRUE(engine.CreateSession("b", milliseconds(5000)).ok());
+  EXPECT_EQ(engine.CreateSession("b", std::nullopt).status().code(),
+            absl::StatusCode::kAlreadyExists);
+  const auto made = engine.CreateSession("", std::nullopt);
+  EXPECT_EQ(made->id.size(), 32u);
+  EXPECT_NEAR(absl::ToDoubleSeconds(made->expires - made->created), 600, 5);
+  EXPECT_EQ(engine.ListSessions("", 10).size(), 2u);
+  EXPECT_EQ(engine.GetSession("x").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(engine.Attach("x").status().code(), absl::StatusCode::kNotFound);
+  {
+    auto lease = engine.Attach("b");
+    EXPECT_TRUE(engine.GetSession("b")->busy);
+    EXPECT_EQ(engine.Attach("b").status().code(), absl::StatusCode::kAborted);
+    EXPECT_EQ(engine.DeleteSession("b").code(), absl::StatusCode::kAborted);
+    Reader reader(*engine.Submit(*lease, Ask(Prompt(100), 2)));
+    reader.ReadAll();
+  }
+  EXPECT_FALSE(engine.GetSession("b")->busy);
+  AwaitSlotsUsed(1);
+  EXPECT_TRUE(engine.DeleteSession("b").ok());
+  EXPECT_EQ(engine.DeleteSession("b").code(), absl::StatusCode::kNotFound);
+  AwaitSlotsUsed(0);
+  EXPECT_EQ(device_.DirtySlots(), 0);
+}
+
+TEST_P(EngineTest, IdleSessionsExpire) {
+  options_.idle_timeout = milliseconds(50);
+  Engine& engine = Start();
+  ASSERT_TRUE(engine.CreateSession("short", std::nullopt).ok());
+  ASSERT_TRUE(engine.CreateSession("long", milliseconds(60'000)).ok());
+  {
+    auto lease = engine.Attach("short");
+    Reader reader(*engine.Submit(*lease, Ask(Prompt(100), 2)));
+    reader.ReadAll();
+    std::this_thread::sleep_for(milliseconds(100));
+    EXPECT_TRUE(engine.GetSession("short").ok()) << "it is in use";
+  }
+  AwaitSlotsUsed(0);
+  EXPECT_EQ(engine.GetSession("short").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_TRUE(engine.GetSession("long").ok());
+  EXPECT_EQ(engine.Gauges().sessions, 1);
+}
+
+TEST_P(EngineTest, StopTokensMinTokensAndInterrupt) {
+  Engine& engine = Start();
+  FakeSession alone(window_);
+  alone.Learn(1);
+  SamplingParams params;
+  const std::vector<int32_t> free = alone.Generate(20, params);
+  auto lease = engine.Attach("");
+  EngineRequest request = Ask({1}, 20);
+  request.stop_tokens = {free[6], free[2]};
+  Reader reader(*engine.Submit(*lease, request));
+  EXPECT_EQ(reader.ReadAll().reason, FinishReason::kStopToken);
+  EXPECT_EQ(reader.finish->stop_token, free[2]);
+  EXPECT_EQ(reader.tokens, std::vector<int32_t>(free.begin(), free.begin() + 3));
+  EXPECT_EQ(reader.finish->position, 4);
+
+  auto other = engine.Attach("");
+  request.min_tokens = 5;
+  Reader banned(*engine.Submit(*other, request));
+  banned.ReadAll();
+  EXPECT_GE(banned.tokens.size(), 5u);
+  EXPECT_NE(banned.tokens[2], free[2]);
+
+  auto third = engine.Attach("");
+  Reader endless(*engine.Submit(*third, Ask({1}, INT64_MAX)));
+  endless.ReadTokens(3);
+  endless.outbox().Interrupt();
+  EXPECT_EQ(endless.ReadAll().reason, FinishReason::kInterrupted);
+  EXPECT_TRUE(endless.finish->status.ok());
+  EXPECT_EQ(endless.finish->position, 1 + static_cast<int64_t>(endless.tokens.size()));
+  EXPECT_EQ(third->position(), endless.finish->position);
+}
+
+TEST_P(EngineTest, AnInterruptedPromptIsStillRead) {
+  HoldSteps();
+  Engine& engine = Start();
+  auto lease = engine.Attach("");
+  Reader reader(*engine.Submit(*lease, Ask(Prompt(1000), 100)));
+  AwaitHeldStep();
+  reader.outbox().Interrupt();
+  Go();
+  EXPECT_EQ(reader.ReadAll().reason, FinishReason::kInterrupted);
+  EXPECT_TRUE(reader.tokens.empty());
+  EXPECT_EQ(reader.finish->position, 1000);
+}
+
+TEST_P(EngineTest, CancelLeavesTheSessionWhereItStands) {
+  HoldSteps();
+  Engine& engine = Start();
+  ASSERT_TRUE(engine.CreateSession("s", std::nullopt).ok());
+  auto lease = engine.Attach("s");
+  Reader reader(*engine.Submit(*lease, Ask(Prompt(1000), 100)));
+  AwaitHeldStep();
+  reader.outbox().Cancel(absl::CancelledError("the client left"));
+  Go();
+  EXPECT_EQ(reader.ReadAll().status.message(), "the client left");
+  EXPECT_EQ(reader.finish->position, 257) << "256 tokens in the state, and the pending one";
+  EXPECT_EQ(reader.finish->prompt_tokens, 257);
+  const std::vector<int32_t> prompt = Prompt(1000);
+  FakeSession alone(window_);
+  for (int i = 0; i < 257; ++i) {
+    alone.Learn(prompt[static_cast<size_t>(i)]);
+  }
+  Reader next(*engine.Submit(*lease, Ask({}, 10)));
+  next.ReadAll();
+  EXPECT_EQ(next.tokens, alone.Generate(10, SamplingParams()));
+}
+
+TEST_P(EngineTest, Deadlines) {
+  options_.max_sessions = 1;
+  Engine& engine = Start();
+  auto lease = engine.Attach("");
+  EngineRequest request = Ask(Prompt(3), INT64_MAX);
+  request.deadline = std::chrono::steady_clock::now() + milliseconds(60);
+  Reader running(*engine.Submit(*lease, request));
+  auto other = engine.Attach("");
+  request.deadline = std::chrono::steady_clock::now() + milliseconds(30);
+  Reader waiting(*engine.Submit(*other, request));
+  EXPECT_EQ(waiting.ReadAll().status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(waiting.finish->position, 0);
+  EXPECT_EQ(running.ReadAll().status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(running.finish->position, 3 + static_cast<int64_t>(running.tokens.size()));
+}
+
+TEST_P(EngineTest, ASlowReaderWaitsAloneAndNotForever) {
+  options_.outbox_tokens = 10;
+  options_.slow_reader_limit = milliseconds(100);
+  Engine& engine = Start();
+  auto slow_lease = engine.Attach("");
+  Reader slow(*engine.Submit(*slow_lease, Ask(Prompt(3), 30)));
+  auto late_lease = engine.Attach("");
+  Reader late(*engine.Submit(*late_lease, Ask(Prompt(3), 100)));
+  auto lease = engine.Attach("");
+  Reader reader(*engine.Submit(*lease, Ask(Prompt(3), 1000)));
+  EXPECT_EQ(reader.ReadAll().reason, FinishReason::kLength);
+  while (!slow.finish) {  // it reads now and then
+    std::this_thread::sleep_for(milliseconds(30));
+    slow.Take();
+    EXPECT_LE(slow.tokens.size(), 30u);
+  }
+  EXPECT_TRUE(slow.finish->status.ok()) << slow.finish->status;
+  std::this_thread::sleep_for(milliseconds(120));
+  late.Take();
+  ASSERT_TRUE(late.finish.has_value());
+  EXPECT_EQ(late.finish->status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(late.finish->status.message()), HasSubstr("did not read its stream"));
+  EXPECT_EQ(late.tokens.size(), 10u);
+  EXPECT_EQ(late.finish->position, 13);
+}
+
+TEST_P(EngineTest, AdmissionIsExact) {
+  options_.max_sessions = 2;
+  options_.max_queue = 3;
+  HoldSteps();
+  Engine& engine = Start();
+  std::vector<SessionLease> leases;
+  std::vector<std::unique_ptr<Reader>> readers;
+  for (int i = 0; i < 5; ++i) {
+    leases.push_back(*engine.Attach(""));
+    auto outbox = engine.Submit(leases.back(), Ask(Prompt(10, i), 20));
+    ASSERT_TRUE(outbox.ok()) << i << " " << outbox.status();
+    readers.push_back(std::make_unique<Reader>(*outbox));
+  }
+  auto lease = engine.Attach("");
+  const absl::Status refused = engine.Submit(*lease, Ask(Prompt(10), 20)).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(refused.message(),
+            "all 2 state slots are taken and 3 requests wait already, as many as may");
+  EXPECT_EQ(engine.Gauges().running + engine.Gauges().waiting, 5);
+  readers[4]->outbox().Cancel(absl::CancelledError("tired of waiting"));
+  Go();
+  EXPECT_EQ(readers[4]->ReadAll().status.code(), absl::StatusCode::kCancelled);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_TRUE(readers[i]->ReadAll().status.ok());
+    leases[i] = SessionLease();
+  }
+  EXPECT_TRUE(engine.Submit(*lease, Ask(Prompt(10), 20)).ok());
+}
+
+TEST_P(EngineTest, BadLogitsQuarantineOneSessionOnly) {
+  device_.bad_logits = [](const Row& row) { return row.slot == 0 && row.position >= 12; };
+  Engine& engine = Start();
+  ASSERT_TRUE(engine.CreateSession("bad", std::nullopt).ok());
+  {
+    auto bad = engine.Attach("bad");
+    Reader reader(*engine.Submit(*bad, Ask(Prompt(10), 20)));
+    reader.ReadTokens(1);
+    auto good = engine.Attach("");
+    Reader neighbour(*engine.Submit(*good, Ask(Prompt(10), 50)));
+    EXPECT_EQ(reader.ReadAll().status.code(), absl::StatusCode::kInternal);
+    EXPECT_THAT(std::string(reader.finish->status.message()), HasSubstr("non-finite logits"));
+    EXPECT_EQ(reader.tokens.size(), 3u);
+    EXPECT_EQ(reader.finish->position, 13);
+    EXPECT_EQ(engine.Submit(*bad, Ask({}, 1)).status().code(),
+              absl::StatusCode::kFailedPrecondition);
+    EXPECT_TRUE(neighbour.ReadAll().status.ok());
+    EXPECT_EQ(neighbour.tokens.size(), 50u);
+  }
+  EXPECT_TRUE(engine.GetSession("bad")->quarantined);
+  EXPECT_EQ(engine.Gauges().quarantined, 1);
+  EXPECT_EQ(engine.Attach("bad").status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(engine.DeleteSession("bad").ok());
+  EXPECT_EQ(engine.Gauges().quarantined, 0);
+  AwaitSlotsUsed(0);
+}
+
+TEST_P(EngineTest, BadStatesAreFoundAtCommits) {
+  std::atomic<int> observed{0};
+  observer_.on_state_health = [&observed](int, const StateHealth&) { ++observed; };
+  device_.bad_state = [](const Row& row) { return row.position > 100; };
+  Engine& engine = Start();
+  auto lease = engine.Attach("");
+  Reader reader(*engine.Submit(*lease, Ask(Prompt(10), 200)));
+  EXPECT_EQ(reader.ReadAll().status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(reader.finish->status.message()), HasSubstr("memory has gone bad"));
+  EXPECT_GT(observed, 3);
+}
+
+TEST_P(EngineTest, OutOfMemoryEndsStreamsNotTheProcess) {
+  std::atomic<bool> fail{false};
+  device_.on_launch = [&fail](const FakeDevice::Step&) {
+    if (fail.exchange(false)) {
+      throw std::bad_alloc();
+    }
+  };
+  Engine& engine = Start();
+  ASSERT_TRUE(engine.CreateSession("s", std::nullopt).ok());
+  auto lease = engine.Attach("s");
+  Reader reader(*engine.Submit(*lease, Ask(Prompt(10), INT64_MAX)));
+  reader.ReadTokens(5);
+  fail = true;
+  EXPECT_EQ(reader.ReadAll().status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(reader.finish->status.message()), HasSubstr("out of memory"));
+  EXPECT_TRUE(engine.GetSession("s")->quarantined);
+  auto next = engine.Attach("");
+  Reader after(*engine.Submit(*next, Ask(Prompt(10), 5)));
+  EXPECT_TRUE(after.ReadAll().status.ok());
+}
+
+TEST_P(EngineTest, StatesThatDoNotFitAreRefused) {
+  device_.out_of_memory = true;
+  EXPECT_EQ(Engine::Create(options_, device_.NewModel(), device_, {}).status().code(),
+            absl::StatusCode::kResourceExhausted);
+  device_.out_of_memory = false;
+  options_.step_tokens = 64;
+  EXPECT_EQ(Engine::Create(options_, device_.NewModel(), device_, {}).status().message(),
+            "step_tokens is 64; it must be at least 65");
+}
+
+TEST_P(EngineTest, DrainWaitsThenEndsTheRest) {
+  Engine& engine = Start();
+  ASSERT_TRUE(engine.CreateSession("s", std::nullopt).ok());
+  auto brief = engine.Attach("");
+  auto endless = engine.Attach("s");
+  Reader first(*engine.Submit(*brief, Ask(Prompt(10), 50)));
+  Reader second(*engine.Submit(*endless, Ask(Prompt(10), INT64_MAX)));
+  std::thread reads([&second] { second.ReadAll(); });
+  engine.Drain(std::chrono::steady_clock::now() + milliseconds(100));
+  reads.join();
+  EXPECT_TRUE(first.ReadAll().status.ok());
+  EXPECT_EQ(second.finish->status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(engine.Attach("").status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(engine.CreateSession("", std::nullopt).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(engine.Submit(*endless, Ask({}, 1)).status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_P(EngineTest, TheEndOfTheEngineEndsRequests) {
+  options_.max_sessions = 1;
+  Engine& engine = Start();
+  auto lease = engine.Attach("");
+  auto waits = engine.Attach("");
+  Reader running(*engine.Submit(*lease, Ask(Prompt(10), INT64_MAX)));
+  Reader waiting(*engine.Submit(*waits, Ask(Prompt(10), INT64_MAX)));
+  running.ReadTokens(1);
+  engine_.reset();
+  EXPECT_EQ(running.ReadAll().status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(waiting.ReadAll().status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(running.finishes, 1);
+  running.outbox().Interrupt();  // nobody listens any more
+}
+
+TEST_P(EngineTest, AnIdleEngineDoesNotSpin) {
+  std::atomic<int> steps{0};
+  observer_.on_step = [&steps](const EngineObserver::Step& step) {
+    EXPECT_GT(step.rows, 0);
+    ++steps;
+  };
+  options_.outbox_tokens = 4;
+  Engine& engine = Start();
+  auto lease = engine.Attach("");
+  Reader reader(*engine.Submit(*lease, Ask(Prompt(10), 100)));
+  while (steps < 4) {
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+  std::this_thread::sleep_for(milliseconds(50));
+  EXPECT_EQ(steps, 4) << "paused: nothing to do";
+  EXPECT_EQ(engine.Gauges().running, 1);
+  reader.ReadAll();
+  EXPECT_EQ(engine.Gauges().running, 0);
+  EXPECT_EQ(steps, 100);
 }
 
 }  // namespace

@@ -23,7 +23,7 @@ struct RequestRecord {
   Clock::time_point sent;
   std::vector<Arrival> arrivals;  // messages that carried tokens, in order
   int64_t input_tokens = 0;
-  std::string error;  // "" if it ended well, else the code's name
+  std::string error = {};  // "" if it ended well, else the code's name
 
   int64_t output_tokens() const;
   // Milliseconds. All need at least one arrival.

@@ -1,9 +1,6 @@
-// Letters, marks and numbers of Unicode 15, 15.1 and 16: Oniguruma knows them, PCRE2 10.42 stops at
-// Unicode 14. Written into patterns as ranges.
-#include <string>
-#include <string_view>
-
-#include "engine/tokenizer/regex.h"
+// Letters, marks and numbers of Unicode 15, 15.1 and 16, which Hugging Face's libraries know, but
+// PCRE2 10.42 (Unicode 14) and ICU 72 (Unicode 15) do not.
+#include "engine/tokenizer/unicode.h"
 
 #include "absl/strings/str_format.h"
 
@@ -11,9 +8,9 @@ namespace evenflow {
 namespace {
 
 struct NewCharacters {
-  uint32_t first;
-  uint32_t last;
-  const char* category;
+  char32_t first;
+  char32_t last;
+  std::string_view category;
 };
 
 constexpr NewCharacters kNew[] = {
@@ -54,11 +51,21 @@ constexpr NewCharacters kNew[] = {
 std::string NewerThanPcre2(std::string_view category) {
   std::string ranges;
   for (const NewCharacters& row : kNew) {
-    if (std::string_view(row.category).substr(0, category.size()) == category) {
-      absl::StrAppendFormat(&ranges, "\\x{%X}-\\x{%X}", row.first, row.last);
+    if (row.category.substr(0, category.size()) == category) {
+      absl::StrAppendFormat(&ranges, "\\x{%X}-\\x{%X}", static_cast<uint32_t>(row.first),
+                            static_cast<uint32_t>(row.last));
     }
   }
   return ranges;
+}
+
+std::string_view CategoryOfNewCharacter(char32_t code_point) {
+  for (const NewCharacters& row : kNew) {
+    if (code_point >= row.first && code_point <= row.last) {
+      return row.category;
+    }
+  }
+  return "";
 }
 
 }  // namespace evenflow

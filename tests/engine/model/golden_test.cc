@@ -1,0 +1,118 @@
+// Logits of every checkpoint in tests/goldens against those stored beside it, which other programs
+// computed: flash-linear-attention (*-a) and the float64 reference in tests/oracle.
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "engine/model/logits.h"
+#include "engine/model/model.h"
+#include "engine/model/safetensors.h"
+
+#include "gtest/gtest.h"
+
+namespace evenflow {
+namespace {
+
+// Products of up to 256 terms, recurrences of up to 80 tokens and some ten operations a layer, each
+// with rounding errors of 2^-24: fp32 ends within a few hundred of them. A wrong formula shows as
+// 1e-3 or more.
+constexpr double kTolerance = 256 * 0x1p-24;
+
+std::vector<std::string> Goldens() {
+  std::vector<std::string> names;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(EVENFLOW_SOURCE_DIR "/tests/goldens")) {
+    if (std::filesystem::exists(entry.path() / "golden.safetensors")) {
+      names.push_back(entry.path().filename().string());
+    }
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+Backend& SharedBackend() {
+  static const std::unique_ptr<Backend> backend = CreateCpuBackend({.threads = 2});
+  return *backend;
+}
+
+std::vector<int32_t> ReadTokens(const Safetensors& file) {
+  const TensorEntry& entry = file.tensors().at("tokens");
+  std::vector<int32_t> tokens(static_cast<size_t>(entry.elements));
+  EXPECT_EQ(entry.dtype, "I32");
+  EXPECT_TRUE(file.ReadBytes(entry, 0, entry.bytes, tokens.data()).ok());
+  return tokens;
+}
+
+std::vector<float> ReadLogits(const Safetensors& file) {
+  const TensorEntry& entry = file.tensors().at("logits");
+  std::vector<float> logits(static_cast<size_t>(entry.elements));
+  EXPECT_TRUE(file.ReadFloats(entry, 0, entry.elements, logits.data()).ok());
+  return logits;
+}
+
+// ||a - b|| / ||b||; infinite when a holds anything that is not finite.
+double RelativeError(const std::vector<float>& a, const std::vector<float>& b) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < b.size(); ++i) {
+    const double d = static_cast<double>(a[i]) - static_cast<double>(b[i]);
+    difference += d * d;
+    norm += static_cast<double>(b[i]) * static_cast<double>(b[i]);
+  }
+  const double error = std::sqrt(difference / norm);
+  return std::isfinite(error) ? error : std::numeric_limits<double>::infinity();
+}
+
+class GoldenTest : public testing::TestWithParam<std::string> {
+ protected:
+  std::string directory() const { return EVENFLOW_SOURCE_DIR "/tests/goldens/" + GetParam(); }
+};
+
+TEST_P(GoldenTest, LogitsAgreeForAllWindowsAndChunks) {
+  const absl::StatusOr<Safetensors> golden = Safetensors::Open(directory() + "/golden.safetensors");
+  ASSERT_TRUE(golden.ok()) << golden.status();
+  const std::vector<int32_t> tokens = ReadTokens(*golden);
+  const std::vector<float> expected = ReadLogits(*golden);
+  double worst = 0;
+  for (const int window : {1, 7, 16, 32}) {
+    const absl::StatusOr<std::unique_ptr<Model>> model =
+        Model::Load(directory(), {.window = {.commit = window}}, SharedBackend());
+    ASSERT_TRUE(model.ok()) << model.status();
+    for (const int chunk : {1, 5, 64}) {
+      const absl::StatusOr<std::vector<float>> logits =
+          ComputeLogits(**model, SharedBackend(), tokens, chunk);
+      ASSERT_TRUE(logits.ok()) << logits.status();
+      ASSERT_EQ(logits->size(), expected.size());
+      const double error = RelativeError(*logits, expected);
+      EXPECT_LE(error, kTolerance) << "window " << window << ", chunk " << chunk;
+      worst = std::max(worst, error);
+    }
+  }
+  RecordProperty("worst_relative_error", std::to_string(worst));
+}
+
+// The logits must see the memory, or agreement says nothing about it: with the tokens before the
+// last one taken away, its logits are others.
+TEST_P(GoldenTest, LogitsSeeTheMemory) {
+  const absl::StatusOr<Safetensors> golden = Safetensors::Open(directory() + "/golden.safetensors");
+  ASSERT_TRUE(golden.ok()) << golden.status();
+  const std::vector<float> expected = ReadLogits(*golden);
+  const absl::StatusOr<std::unique_ptr<Model>> model =
+      Model::Load(directory(), {}, SharedBackend());
+  ASSERT_TRUE(model.ok()) << model.status();
+  const absl::StatusOr<std::vector<float>> alone =
+      ComputeLogits(**model, SharedBackend(), {ReadTokens(*golden).back()}, 1);
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  const std::vector<float> last(expected.end() - (*model)->info().vocab_size, expected.end());
+  EXPECT_GE(RelativeError(*alone, last), 1000 * kTolerance);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, GoldenTest, testing::ValuesIn(Goldens()), [](const auto& param) {
+  std::string name = param.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
+
+}  // namespace
+}  // namespace evenflow

@@ -1,0 +1,87 @@
+// What the papers say of their memories, checked without the recurrence.
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "tests/support/memory_sessions.h"
+
+namespace evenflow {
+namespace {
+
+// RetNet, section 2.1: the parallel form (q k^T . D) v and the chunkwise form give the recurrence.
+TEST(RetentionTest, ParallelAndChunkwiseFormsAgree) {
+  constexpr int kTokens = 100;
+  constexpr int kDim = 16;
+  const MemorySetup setup = {MemoryKind::kRetention, PlainShape(1, kDim, kDim), {16, 2}};
+  const MemoryInputs inputs = RandomInputs(setup, kTokens, 18);
+  const double gamma = std::exp(static_cast<double>(inputs.log_decay[0]));
+  const auto at = [&](const std::vector<float>& x, int t, int i) {
+    return static_cast<double>(x[static_cast<size_t>(t * kDim + i)]);
+  };
+  // What token i reads of tokens [begin, i], by attention scores.
+  const auto read = [&](int i, int begin, int c) {
+    double o = 0;
+    for (int j = begin; j <= i; ++j) {
+      double score = 0;
+      for (int k = 0; k < kDim; ++k) {
+        score += at(inputs.q, i, k) * at(inputs.k, j, k);
+      }
+      o += std::pow(gamma, i - j) * score * at(inputs.v, j, c);
+    }
+    return o;
+  };
+  MemorySessions sessions(setup, 1, 1);
+  const auto outputs = sessions.Run(0, inputs, 0, kTokens, 33);
+  constexpr int kChunk = 20;
+  std::vector<double> state(kDim * kDim);  // at the start of the chunk
+  for (int i = 0; i < kTokens; ++i) {
+    const int chunk = i / kChunk * kChunk;
+    for (int c = 0; c < kDim; ++c) {
+      double chunkwise = read(i, chunk, c);
+      for (int k = 0; k < kDim; ++k) {
+        chunkwise += std::pow(gamma, i - chunk + 1) * at(inputs.q, i, k) *
+                     state[static_cast<size_t>(k * kDim + c)];
+      }
+      const double parallel = read(i, 0, c);
+      EXPECT_NEAR(chunkwise, parallel, 1e-12);
+      // fp32 sums of some dozens of terms, each below the largest |v| of about 3.
+      EXPECT_NEAR(outputs[static_cast<size_t>(i * kDim + c)], parallel, 3 * 1e-6);
+    }
+    if (i + 1 == chunk + kChunk) {
+      for (int k = 0; k < kDim; ++k) {
+        for (int c = 0; c < kDim; ++c) {
+          double& s = state[static_cast<size_t>(k * kDim + c)];
+          s *= std::pow(gamma, kChunk);
+          for (int j = chunk; j <= i; ++j) {
+            s += std::pow(gamma, i - j) * at(inputs.k, j, k) * at(inputs.v, j, c);
+          }
+        }
+      }
+    }
+  }
+}
+
+// With beta = 1 and a unit key the delta rule replaces what the key recalled: reading with the key
+// gives the last value. Keys of one coordinate make the arithmetic exact.
+TEST(DeltaRuleTest, RecallsTheLastValueOfAKey) {
+  constexpr int kDim = 16;
+  const MemorySetup setup = {MemoryKind::kDeltaRule, PlainShape(1, kDim, kDim), {7, 2}};
+  MemoryInputs inputs = RandomInputs(setup, 120, 19);
+  std::mt19937 random(20);
+  for (int t = 0; t < inputs.tokens; ++t) {
+    const auto hot = random() % kDim;
+    for (size_t k = 0; k < kDim; ++k) {
+      const auto i = static_cast<size_t>(t * kDim) + k;
+      inputs.k[i] = inputs.q[i] = k == hot ? 1.0f : 0.0f;
+      inputs.v[i] = static_cast<float>(static_cast<int>(random() % 64) - 32);
+    }
+    inputs.beta[static_cast<size_t>(t)] = 1;
+  }
+  MemorySessions sessions(setup, 1, 1);
+  EXPECT_EQ(sessions.Run(0, inputs, 0, inputs.tokens, 3), inputs.v);
+}
+
+}  // namespace
+}  // namespace evenflow
