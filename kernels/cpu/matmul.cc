@@ -13,13 +13,20 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "kernels/cpu/matmul_few_rows-inl.h"
+
+// Once, not for each instruction set.
 #ifndef EVENFLOW_MATMUL_TILES
 #define EVENFLOW_MATMUL_TILES
 
 namespace evenflow {
 
 constexpr int kTileRows = 4;
-constexpr int64_t kBlockInputs = 256;  // of K: a group's converted weights stay in the first cache
+constexpr int64_t kBlockInputs = 512;  // of K: a group's converted weights stay in the first cache
+
+// The thread's buffers for packed inputs and weights: they keep the size of the largest so far.
+float* InputBuffer(size_t size);
+float* WeightBuffer(size_t size);
 
 }  // namespace evenflow
 
@@ -29,108 +36,9 @@ HWY_BEFORE_NAMESPACE();
 
 namespace evenflow {
 namespace HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
 
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
-constexpr int64_t kLanes = hn::MaxLanes(D());
 constexpr int kTileOutputs = 3;
-constexpr int64_t kBlockRows = 64;  // whose sums stay in the second cache
-
-struct Bf16 {
-  uint16_t bits;
-};
-
-HWY_INLINE V LoadWeights(const float* w) {
-  return hn::LoadU(D(), w);
-}
-
-HWY_INLINE V LoadWeights(const Bf16* w) {
-  const hn::Rebind<uint16_t, D> half;
-  const hn::RebindToUnsigned<D> bits;
-  const auto wide = hn::PromoteTo(bits, hn::LoadU(half, &w->bits));
-  return hn::BitCast(D(), hn::ShiftLeft<16>(wide));
-}
-
-HWY_INLINE float ToFloat(float w) {
-  return w;
-}
-
-HWY_INLINE float ToFloat(Bf16 w) {
-  const uint32_t bits = static_cast<uint32_t>(w.bits) << 16;
-  float value;
-  hwy::CopyBytes<sizeof(value)>(&bits, &value);
-  return value;
-}
-
-// `count` < kLanes values, zeros behind them. A zero input times a zero weight changes no sum.
-template <class T>
-HWY_INLINE V LoadTail(const T* from, int64_t count) {
-  HWY_ALIGN float values[kLanes];
-  for (int64_t i = 0; i < kLanes; ++i) {
-    values[i] = i < count ? ToFloat(from[i]) : 0.0f;
-  }
-  return hn::Load(D(), values);
-}
-
-HWY_INLINE void Finish(const Product& p, int64_t row, int64_t output, V sums) {
-  float sum = hn::GetLane(hn::SumOfLanes(D(), sums));
-  if (p.bias != nullptr) {
-    sum += p.bias[output];
-  }
-  float* const y = p.y + row * p.y_stride + output;
-  *y = p.add ? *y + sum : sum;
-}
-
-// ---- Few rows: weights go from memory straight through the registers. ----
-
-// R rows by N outputs.
-template <int R, int N, class T>
-HWY_INLINE void DirectTile(const Product& p, int64_t output) {
-  const int64_t inputs = p.w.cols;
-  const T* const w = static_cast<const T*>(p.w.data) + output * inputs;
-  V sums[R][N];
-  for (int r = 0; r < R; ++r) {
-    for (int n = 0; n < N; ++n) {
-      sums[r][n] = hn::Zero(D());
-    }
-  }
-  int64_t k = 0;
-  for (; k + kLanes <= inputs; k += kLanes) {
-    V weights[N];
-    for (int n = 0; n < N; ++n) {
-      weights[n] = LoadWeights(w + n * inputs + k);
-    }
-    for (int r = 0; r < R; ++r) {
-      const V x = hn::LoadU(D(), p.x + r * p.x_stride + k);
-      for (int n = 0; n < N; ++n) {
-        sums[r][n] = hn::MulAdd(x, weights[n], sums[r][n]);
-      }
-    }
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int n = 0; n < N; ++n) {
-      if (kLanes > 1 && k < inputs) {
-        sums[r][n] = hn::MulAdd(LoadTail(p.x + r * p.x_stride + k, inputs - k),
-                                LoadTail(w + n * inputs + k, inputs - k), sums[r][n]);
-      }
-      Finish(p, r, output + n, sums[r][n]);
-    }
-  }
-}
-
-template <int R, class T>
-void DirectOutputs(const Product& p, int64_t first, int64_t last) {
-  constexpr int kOutputs = R <= 2 ? 4 : 3;
-  int64_t output = first;
-  for (; output + kOutputs <= last; output += kOutputs) {
-    DirectTile<R, kOutputs, T>(p, output);
-  }
-  for (; output < last; ++output) {
-    DirectTile<R, 1, T>(p, output);
-  }
-}
+constexpr int64_t kBlockRows = 32;  // whose sums stay there too
 
 // ---- Many rows: packed inputs, and blocks of weights that are converted once for all rows. ----
 
@@ -162,16 +70,20 @@ HWY_INLINE void PackStrip(const T* from, int64_t count, int which, int of, float
 struct Block {
   int64_t first_tile = 0, tiles = 0;  // of rows
   int64_t first_output = 0, outputs = 0;
-  HWY_ALIGN float weights[kGroupTiles * kWeightTile];
+  float* weights = nullptr;  // [block of K, tile of outputs], the group's for all K
   HWY_ALIGN float sums[kBlockRows / kTileRows * kGroupTiles * kSumTile];
 };
 
 template <class T>
-void PackWeights(const Product& p, int64_t k, int64_t count, Block& block) {
+void PackWeights(const Product& p, Block& block) {
   for (int64_t n = 0; n < block.outputs; ++n) {
     const T* const from = static_cast<const T*>(p.w.data) + (block.first_output + n) * p.w.cols;
-    PackStrip(from + k, count, static_cast<int>(n % kTileOutputs), kTileOutputs,
-              block.weights + n / kTileOutputs * kWeightTile);
+    float* to = block.weights + n / kTileOutputs * kWeightTile;
+    for (int64_t k = 0; k < p.w.cols; k += kBlockInputs) {
+      PackStrip(from + k, std::min(kBlockInputs, p.w.cols - k), static_cast<int>(n % kTileOutputs),
+                kTileOutputs, to);
+      to += kGroupTiles * kWeightTile;
+    }
   }
 }
 
@@ -206,10 +118,10 @@ HWY_INLINE void BlockTile(const float* HWY_RESTRICT x, const float* HWY_RESTRICT
 }
 
 template <int R>
-void BlockTiles(const float* x, int64_t steps, Block& block, int64_t tile) {
+void BlockTiles(const float* x, const float* w, int64_t steps, Block& block, int64_t tile) {
   float* sums = block.sums + tile * kGroupTiles * kSumTile;
   for (int64_t n = 0; n * kTileOutputs < block.outputs; ++n) {
-    BlockTile<R>(x, block.weights + n * kWeightTile, steps, sums + n * kSumTile);
+    BlockTile<R>(x, w + n * kWeightTile, steps, sums + n * kSumTile);
   }
 }
 
@@ -226,7 +138,6 @@ void FinishBlock(const Product& p, const Block& block) {
   }
 }
 
-template <class T>
 void MultiplyBlock(const Product& p, Block& block) {
   std::memset(block.sums, 0,
               static_cast<size_t>(block.tiles * kGroupTiles * kSumTile) * sizeof(float));
@@ -234,22 +145,22 @@ void MultiplyBlock(const Product& p, Block& block) {
   for (int64_t k = 0; k < p.w.cols; k += kBlockInputs) {
     const int64_t count = std::min(kBlockInputs, p.w.cols - k);
     const int64_t steps = CeilDivide(count, kLanes);
-    PackWeights<T>(p, k, count, block);
+    const float* const w = block.weights + k / kBlockInputs * kGroupTiles * kWeightTile;
     for (int64_t tile = 0; tile < block.tiles; ++tile) {
       const int64_t at = block.first_tile + tile;
       const float* const x = p.packed + (k / kBlockInputs * row_tiles + at) * kInputTile;
       switch (std::min<int64_t>(kTileRows, p.rows - at * kTileRows)) {
         case 1:
-          BlockTiles<1>(x, steps, block, tile);
+          BlockTiles<1>(x, w, steps, block, tile);
           break;
         case 2:
-          BlockTiles<2>(x, steps, block, tile);
+          BlockTiles<2>(x, w, steps, block, tile);
           break;
         case 3:
-          BlockTiles<3>(x, steps, block, tile);
+          BlockTiles<3>(x, w, steps, block, tile);
           break;
         default:
-          BlockTiles<kTileRows>(x, steps, block, tile);
+          BlockTiles<kTileRows>(x, w, steps, block, tile);
       }
     }
   }
@@ -261,13 +172,16 @@ void BlockedOutputs(const Product& p, int64_t first, int64_t last) {
   constexpr int64_t kBlockTiles = kBlockRows / kTileRows;
   const int64_t tiles = CeilDivide(p.rows, kTileRows);
   Block block;
+  block.weights = WeightBuffer(
+      static_cast<size_t>(CeilDivide(p.w.cols, kBlockInputs) * kGroupTiles * kWeightTile));
   for (int64_t output = first; output < last; output += kOutputGroup) {
     block.first_output = output;
     block.outputs = std::min(kOutputGroup, last - output);
+    PackWeights<T>(p, block);
     for (int64_t tile = 0; tile < tiles; tile += kBlockTiles) {
       block.first_tile = tile;
       block.tiles = std::min(kBlockTiles, tiles - tile);
-      MultiplyBlock<T>(p, block);
+      MultiplyBlock(p, block);
     }
   }
 }
@@ -324,18 +238,32 @@ HWY_EXPORT(PackTile);
 
 namespace {
 
-// The thread's buffer for packed inputs. It keeps the size of the largest product so far.
-float* PackBuffer(size_t size) {
-  thread_local hwy::AlignedFreeUniquePtr<float[]> buffer;
-  thread_local size_t capacity = 0;
-  if (capacity < size) {
-    buffer = hwy::AllocateAligned<float>(size);
-    capacity = size;
+class GrowingBuffer {
+ public:
+  float* Get(size_t size) {
+    if (size_ < size) {
+      data_ = hwy::AllocateAligned<float>(size);
+      size_ = size;
+    }
+    return data_.get();
   }
-  return buffer.get();
-}
+
+ private:
+  hwy::AlignedFreeUniquePtr<float[]> data_;
+  size_t size_ = 0;
+};
 
 }  // namespace
+
+float* InputBuffer(size_t size) {
+  thread_local GrowingBuffer buffer;
+  return buffer.Get(size);
+}
+
+float* WeightBuffer(size_t size) {
+  thread_local GrowingBuffer buffer;
+  return buffer.Get(size);
+}
 
 void PackInputs(Product& product, WorkerPool* pool) {
   if (product.rows <= kTileRows) {
@@ -343,7 +271,7 @@ void PackInputs(Product& product, WorkerPool* pool) {
   }
   const int64_t tiles = (product.rows + kTileRows - 1) / kTileRows;
   const int64_t blocks = (product.w.cols + kBlockInputs - 1) / kBlockInputs;
-  float* const packed = PackBuffer(static_cast<size_t>(tiles * blocks * kTileRows * kBlockInputs));
+  float* const packed = InputBuffer(static_cast<size_t>(tiles * blocks * kTileRows * kBlockInputs));
   product.packed = packed;
   const auto pack = [&](int tile) { HWY_DYNAMIC_DISPATCH(PackTile)(product, tile, packed); };
   if (pool != nullptr) {

@@ -37,7 +37,7 @@ void PackInputs(Product& product, WorkerPool* pool);
 void MultiplyOutputs(const Product& product, int64_t first, int64_t last);
 
 // Outputs come in groups of this many; shares that begin at multiples of it waste nothing.
-inline constexpr int64_t kOutputGroup = 12;
+inline constexpr int64_t kOutputGroup = 6;
 
 }  // namespace evenflow
 
