@@ -76,8 +76,10 @@ TEST_P(GoldenTest, LogitsAgreeForAllWindowsAndChunks) {
   const std::vector<float> expected = ReadLogits(*golden);
   double worst = 0;
   for (const int window : {1, 7, 16, 32}) {
+    ModelOptions options;
+    options.window.commit = window;
     const absl::StatusOr<std::unique_ptr<Model>> model =
-        Model::Load(directory(), {.window = {.commit = window}}, SharedBackend());
+        Model::Load(directory(), options, SharedBackend());
     ASSERT_TRUE(model.ok()) << model.status();
     for (const int chunk : {1, 5, 64}) {
       const absl::StatusOr<std::vector<float>> logits =
