@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -91,7 +92,7 @@ TEST_P(GoldenTest, LogitsAgreeForAllWindowsAndChunks) {
       worst = std::max(worst, error);
     }
   }
-  RecordProperty("worst_relative_error", std::to_string(worst));
+  RecordProperty("worst_relative_error", testing::PrintToString(worst));
 }
 
 // The logits must see the memory, or agreement says nothing about it: with the tokens before the

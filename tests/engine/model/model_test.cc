@@ -1,6 +1,6 @@
 #include "engine/model/model.h"
 
-#include <cstring>
+#include <cmath>
 
 #include "engine/model/inspect.h"
 #include "engine/model/logits.h"
