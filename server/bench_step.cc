@@ -19,6 +19,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 
 namespace evenflow {
 
@@ -143,13 +144,15 @@ absl::Status Decode(Engine& engine, int rows, int tokens) {
     }
     outboxes.push_back(*std::move(outbox));
   }
-  engine.Drain(SteadyTime::max());
   std::vector<TokenEvent> events;
-  std::optional<FinishEvent> finish;
   for (const auto& outbox : outboxes) {
-    outbox->Take(&events, &finish);
-    if (!finish.has_value() || !finish->status.ok()) {
-      return finish.has_value() ? finish->status : absl::InternalError("a request did not end");
+    std::optional<FinishEvent> finish;
+    while (!finish.has_value()) {
+      absl::SleepFor(absl::Milliseconds(20));
+      outbox->Take(&events, &finish);
+    }
+    if (!finish->status.ok()) {
+      return finish->status;
     }
   }
   return absl::OkStatus();

@@ -71,10 +71,19 @@ class Metrics : public prometheus::Collectable {
   // Where the gauges come from, asked at every scrape. Set once, before the first one.
   void SetGauges(std::function<EngineGauges()> gauges) { gauges_ = std::move(gauges); }
 
+  // Called with every token that is taken for a client, on the thread that does so. For benchmarks;
+  // set before the first request.
+  void SetTokenProbe(std::function<void(const TokenEvent&)> probe) { probe_ = std::move(probe); }
+
   // For Engine::Create. Refers to this object.
   EngineObserver Observer();
 
-  void CountGenerated(int64_t tokens) { generated_tokens_.fetch_add(tokens); }
+  void CountGenerated(const TokenEvent& event) {
+    generated_tokens_.fetch_add(1, std::memory_order_relaxed);
+    if (probe_) {
+      probe_(event);
+    }
+  }
 
   void CountEnd(FinishReason reason);
   void CountEnd(const absl::Status& status);
@@ -106,6 +115,7 @@ class Metrics : public prometheus::Collectable {
 
   const std::string model_name_;
   std::function<EngineGauges()> gauges_;
+  std::function<void(const TokenEvent&)> probe_;
   Histogram step_duration_, step_rows_;
   std::atomic<int64_t> prompt_tokens_{0}, generated_tokens_{0};
   std::array<std::atomic<int64_t>, static_cast<size_t>(Ending::kInternal) + 1> endings_{};

@@ -73,7 +73,7 @@ grpc::ServerUnaryReactor* ModelsService::Get(grpc::CallbackServerContext* contex
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   const absl::Status status = serving_.CheckModel(request->model());
   if (status.ok()) {
-    const Model& model = serving_.engine->model();
+    const Forwarder& model = serving_.engine->model();
     const ModelInfo& info = model.info();
     response->set_name(serving_.model_name);
     response->set_model_type(info.model_type);

@@ -108,11 +108,12 @@ void AddBenchStep(CLI::App& bench, std::function<int()>& chosen) {
   CLI::App* command =
       bench.add_subcommand("step", "Time the engine's step against the memory bandwidth");
   const auto flags = Choose(command, &RunBenchStep, chosen);
-  CLI::Option* model =
-      command->add_option("--model", flags->directory, "Checkpoint directory")->type_name("DIR");
-  command
+  CLI::App* checkpoint = command->add_option_group("Checkpoint");
+  checkpoint->require_option(1, 2);
+  checkpoint->add_option("--model", flags->directory, "Checkpoint directory")->type_name("DIR");
+  checkpoint
       ->add_option("--random", flags->random,
-                   "Make a random checkpoint of this size and keep it in --model, if given")
+                   "Make a random checkpoint of this size, in --model if given")
       ->check(CLI::IsMember({"retnet-350m", "retnet-tiny"}));
   command->add_option("--rows", flags->rows, "Sessions that decode together")
       ->check(CLI::Range(1, 1024))
@@ -124,12 +125,6 @@ void AddBenchStep(CLI::App& bench, std::function<int()>& chosen) {
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   command->add_flag("--json", flags->json, "One JSON object");
-  command->callback([flags, model, &chosen] {
-    if (flags->random.empty() && model->count() == 0) {
-      throw CLI::RequiredError("--model or --random");
-    }
-    chosen = [flags] { return Report(RunBenchStep(*flags)); };
-  });
 }
 
 }  // namespace

@@ -224,7 +224,7 @@ void StreamCall::Fail(const absl::Status& status) {
   }
 }
 
-void StreamCall::End(const absl::Status& status) {
+void StreamCall::End(absl::Status status) {
   finished_ = true;
   DropTokens();
   lease_ = SessionLease();

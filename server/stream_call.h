@@ -55,7 +55,7 @@ class StreamCall final
   void Send();
   // The stream is over for this reason, as soon as the engine has let go of it.
   void Fail(const absl::Status& status);
-  void End(const absl::Status& status);
+  void End(absl::Status status);
 
   LiveCalls* const live_;
   std::atomic<Read> read_{Read::kNone};

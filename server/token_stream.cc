@@ -94,7 +94,7 @@ void TokenStream::Observe(const TokenEvent& event) {
   } else {
     context_.metrics->inter_token_latency.Observe(Seconds(last_token_, event.step_end));
   }
-  context_.metrics->CountGenerated(1);
+  context_.metrics->CountGenerated(event);
   last_token_ = event.step_end;
   ++taken_;
 }

@@ -20,6 +20,7 @@ std::string ByteTokenizerJson() {
     AppendUtf8(ByteLevelAlphabet()[static_cast<size_t>(byte)], &character);
     vocab[character] = byte;
   }
+  vocab["</s>"] = kTokenEos;
   int32_t id = kFirstMergedToken;
   for (const std::string& token : MergedTokens()) {
     vocab[token] = id++;
