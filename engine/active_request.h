@@ -23,7 +23,7 @@ struct Checkpoint {
 };
 
 // Whose requests these are, for fairness. Kept while there are any.
-struct Client {
+struct ClientShare {
   int64_t id = 0;
   int requests = 0;
   SteadyTime served = SteadyTime::min();  // when input of it was last fed
@@ -74,7 +74,7 @@ class ActiveRequest {
   const std::shared_ptr<Session> session;
   const std::shared_ptr<Outbox> outbox;
   const SteadyTime arrived = std::chrono::steady_clock::now();
-  Client* client = nullptr;
+  ClientShare* client = nullptr;
   uint64_t last_step = 0;
   bool interrupted = false;
   bool in_flight = false;                  // in a step that was not collected yet

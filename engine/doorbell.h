@@ -4,10 +4,8 @@
 
 #include <atomic>
 
+#include "engine/mutex.h"
 #include "engine/outbox.h"
-
-#include "absl/synchronization/mutex.h"
-#include "absl/time/time.h"
 
 namespace evenflow {
 
@@ -16,30 +14,23 @@ class Doorbell {
   // Whatever was written before is seen by the waiter after.
   void Ring() {
     if (!rung_.exchange(true)) {
-      absl::MutexLock lock(&mutex_);
-      rang_.Signal();
+      MutexLock lock(mutex_);
+      rang_.NotifyAll();
     }
   }
 
   // Returns once it was rung since the last return, or at `until`.
   void Wait(SteadyTime until) {
-    absl::MutexLock lock(&mutex_);
-    while (!rung_.exchange(false)) {
-      const SteadyTime now = std::chrono::steady_clock::now();
-      if (until == SteadyTime::max()) {
-        rang_.Wait(&mutex_);
-      } else if (now >= until) {
-        return;
-      } else {
-        rang_.WaitWithTimeout(&mutex_, absl::FromChrono(until - now));
-      }
+    MutexLock lock(mutex_);
+    while (!rung_.exchange(false) && std::chrono::steady_clock::now() < until) {
+      rang_.WaitUntil(mutex_, until);
     }
   }
 
  private:
   std::atomic<bool> rung_{false};
-  absl::Mutex mutex_;
-  absl::CondVar rang_;
+  Mutex mutex_;
+  Condition rang_;
 };
 
 }  // namespace evenflow

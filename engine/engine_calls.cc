@@ -64,7 +64,7 @@ void Engine::Impl::Start(EngineObserver observer) {
 
 void Engine::Impl::Stop() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     draining_ = true;
     stopping_ = true;
     dismissal_ = Draining();
@@ -107,7 +107,7 @@ absl::StatusOr<SessionInfo> Engine::Impl::CreateSession(
                                            idle_timeout.value_or(options.idle_timeout),
                                            options.history_tokens);
   session->expires = std::chrono::steady_clock::now() + session->idle_timeout;
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   if (draining_) {
     return Draining();
   }
@@ -126,7 +126,7 @@ void Engine::Impl::NoteExpiry(const Session& session) {
 }
 
 absl::StatusOr<SessionInfo> Engine::Impl::GetSession(const std::string& id) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   const auto session = sessions_.Find(id);
   if (session == nullptr) {
     return NoSession(id);
@@ -136,7 +136,7 @@ absl::StatusOr<SessionInfo> Engine::Impl::GetSession(const std::string& id) cons
 
 std::vector<SessionInfo> Engine::Impl::ListSessions(const std::string& after, int limit) const {
   std::vector<SessionInfo> infos;
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   for (const auto& session : sessions_.List(after, static_cast<size_t>(std::max(limit, 0)))) {
     infos.push_back(Describe(*session));
   }
@@ -154,7 +154,7 @@ void Engine::Impl::End(const std::shared_ptr<Session>& session) {
 }
 
 absl::Status Engine::Impl::DeleteSession(const std::string& id) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   const auto session = sessions_.Find(id);
   if (session == nullptr) {
     return NoSession(id);
@@ -168,7 +168,7 @@ absl::Status Engine::Impl::DeleteSession(const std::string& id) {
 }
 
 absl::StatusOr<std::shared_ptr<Session>> Engine::Impl::Attach(const std::string& id) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   if (draining_) {
     return Draining();
   }
@@ -190,7 +190,7 @@ absl::StatusOr<std::shared_ptr<Session>> Engine::Impl::Attach(const std::string&
 }
 
 void Engine::Impl::Detach(const std::shared_ptr<Session>& session) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   session->leased = false;
   if (session->id.empty()) {
     End(session);
@@ -260,7 +260,7 @@ absl::StatusOr<std::shared_ptr<Outbox>> Engine::Impl::Submit(
   }
   auto outbox = std::make_shared<Outbox>([bell = doorbell_] { bell->Ring(); });
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     if (auto status = CheckTurn(*session, request); !status.ok()) {
       return status;
     }
@@ -282,20 +282,19 @@ absl::StatusOr<std::shared_ptr<Outbox>> Engine::Impl::Submit(
 }
 
 void Engine::Impl::Drain(SteadyTime deadline) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   draining_ = true;
-  const auto all_ended = [this]()
-                             ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return unfinished_ == 0; };
-  const auto left = deadline - std::chrono::steady_clock::now();
-  if (!mutex_.AwaitWithTimeout(absl::Condition(&all_ended), absl::FromChrono(left))) {
-    dismissal_ = Draining();
-    doorbell_->Ring();
-    mutex_.Await(absl::Condition(&all_ended));
+  while (unfinished_ > 0) {
+    all_finished_.WaitUntil(mutex_, dismissal_.ok() ? deadline : SteadyTime::max());
+    if (unfinished_ > 0 && std::chrono::steady_clock::now() >= deadline) {
+      dismissal_ = Draining();
+      doorbell_->Ring();
+    }
   }
 }
 
 EngineGauges Engine::Impl::Gauges() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   EngineGauges gauges;
   gauges.running = running_;
   gauges.waiting = unfinished_ - running_;

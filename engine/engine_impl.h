@@ -15,12 +15,12 @@
 #include "engine/active_request.h"
 #include "engine/doorbell.h"
 #include "engine/engine.h"
+#include "engine/mutex.h"
 #include "engine/scheduler.h"
 #include "engine/session.h"
 #include "engine/state_pool.h"
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 
 namespace evenflow {
 
@@ -117,7 +117,8 @@ class Engine::Impl {
   const std::shared_ptr<Doorbell> doorbell_ = std::make_shared<Doorbell>();
   std::thread thread_;
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
+  Condition all_finished_;  // unfinished_ became 0
   SessionTable sessions_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<ActiveRequest>> inbox_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<Session>> ended_sessions_ ABSL_GUARDED_BY(mutex_);
@@ -135,7 +136,7 @@ class Engine::Impl {
   EngineObserver observer_;
   std::unique_ptr<StatePool> pool_;
   std::vector<std::unique_ptr<ActiveRequest>> requests_;  // in order of arrival
-  std::map<std::string, Client> clients_;
+  std::map<std::string, ClientShare> clients_;
   std::deque<Batch> in_flight_;  // launched, not collected
   std::vector<Ended> ended_;     // to be told
   std::vector<std::shared_ptr<Session>> closing_;

@@ -28,7 +28,7 @@ void Engine::Impl::Run() {
       continue;
     }
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(mutex_);
       if (stopping_ && unfinished_ == 0) {
         return;
       }
@@ -67,7 +67,7 @@ Engine::Impl::Batch Engine::Impl::Plan() {
 void Engine::Impl::TakeCalls(SteadyTime now) {
   std::vector<std::unique_ptr<ActiveRequest>> calls;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     calls.swap(inbox_);
     dismissed_ = dismissal_;
     if (now >= next_expiry_) {
@@ -219,7 +219,7 @@ bool Engine::Impl::Complete() {
   const bool forgot = requests_.size() != before;
   const bool closed = CloseSessions();
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     running_ = static_cast<int>(std::count_if(
         requests_.begin(), requests_.end(), [](const std::unique_ptr<ActiveRequest>& request) {
           return !request->finished && request->session->slot &&
@@ -233,6 +233,9 @@ bool Engine::Impl::Complete() {
         one.session->claims_slot = false;
         ++unclaimed_slots_;
       }
+    }
+    if (unfinished_ == 0) {
+      all_finished_.NotifyAll();
     }
   }
   for (Ended& one : ended) {
@@ -283,7 +286,7 @@ SteadyTime Engine::Impl::NextTimer() const {
       next = std::min(next, *request->paused_since + options.slow_reader_limit);
     }
   }
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   return std::min(next, next_expiry_);
 }
 

@@ -9,7 +9,7 @@ Outbox::Outbox(std::function<void()> wake) : wake_(std::move(wake)) {}
 void Outbox::Push(TokenEvent event) {
   std::function<void()> on_ready;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     events_.push_back(std::move(event));
     ++wishes_.unread;
     on_ready = on_ready_;
@@ -22,7 +22,7 @@ void Outbox::Push(TokenEvent event) {
 void Outbox::Finish(FinishEvent event) {
   std::function<void()> on_ready;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     finish_ = std::move(event);
     on_ready = on_ready_;
   }
@@ -32,14 +32,14 @@ void Outbox::Finish(FinishEvent event) {
 }
 
 Outbox::Wishes Outbox::Read() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   return wishes_;
 }
 
 void Outbox::SetOnReady(std::function<void()> on_ready) {
   bool ready = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     on_ready_ = on_ready;
     ready = !events_.empty() || finish_.has_value();
   }
@@ -53,7 +53,7 @@ bool Outbox::Take(std::vector<TokenEvent>* events, std::optional<FinishEvent>* f
   finish->reset();
   bool was_full = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     events->swap(events_);
     finish->swap(finish_);
     was_full = wishes_.unread > 0;
@@ -66,13 +66,13 @@ bool Outbox::Take(std::vector<TokenEvent>* events, std::optional<FinishEvent>* f
 }
 
 absl::Status Outbox::Failure() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   return finish_.has_value() ? finish_->status : absl::OkStatus();
 }
 
 void Outbox::Confirm(int64_t checked, int64_t confirmed) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     wishes_.checked = checked;
     wishes_.confirmed = confirmed;
   }
@@ -81,7 +81,7 @@ void Outbox::Confirm(int64_t checked, int64_t confirmed) {
 
 void Outbox::StopAt(StopRequest stop) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     wishes_.stop = std::move(stop);
   }
   wake_();
@@ -89,7 +89,7 @@ void Outbox::StopAt(StopRequest stop) {
 
 void Outbox::Interrupt() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     wishes_.interrupted = true;
   }
   wake_();
@@ -97,7 +97,7 @@ void Outbox::Interrupt() {
 
 void Outbox::Cancel(absl::Status why) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     if (!wishes_.cancelled.has_value()) {
       wishes_.cancelled = std::move(why);
     }

@@ -10,11 +10,11 @@
 #include <optional>
 #include <vector>
 
+#include "engine/mutex.h"
 #include "kernels/sampling.h"
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 
 namespace evenflow {
 
@@ -86,7 +86,7 @@ class Outbox {
 
  private:
   const std::function<void()> wake_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::function<void()> on_ready_ ABSL_GUARDED_BY(mutex_);
   std::vector<TokenEvent> events_ ABSL_GUARDED_BY(mutex_);
   std::optional<FinishEvent> finish_ ABSL_GUARDED_BY(mutex_);

@@ -26,7 +26,7 @@ struct Offer {
   int segment = -1;  // index of its segment
 };
 
-struct Client {
+struct ClientOffers {
   SteadyTime served;
   int turn = -1;              // of this plan, the later the larger
   std::vector<Offer> offers;  // the one to serve first, first
@@ -39,7 +39,7 @@ class InputRounds {
     for (int i = 0; i < static_cast<int>(tasks.size()); ++i) {
       const Task& task = At(i);
       if (!task.decoding && task.position < task.end) {
-        Client& client = clients_[task.client];
+        ClientOffers& client = clients_[task.client];
         client.served = task.client_served;
         client.offers.push_back({i, task.position});
       }
@@ -82,7 +82,7 @@ class InputRounds {
   }
 
   bool GiveOne(int round, Budget* budget, std::vector<Segment>* segments) {
-    Client* best = nullptr;
+    ClientOffers* best = nullptr;
     Offer* chosen = nullptr;
     std::tuple<int64_t, SteadyTime, int, SteadyTime> best_rank;
     for (auto& [id, client] : clients_) {
@@ -128,7 +128,7 @@ class InputRounds {
   const int64_t block_;
   const absl::Span<const Task> tasks_;
   const SteadyTime now_;
-  std::map<int64_t, Client> clients_;
+  std::map<int64_t, ClientOffers> clients_;
   int turn_ = 0;
 };
 

@@ -47,6 +47,7 @@ absl::StatusOr<std::vector<float>> ComputeLogits(Model& model, Backend& backend,
   std::vector<float> logits(tokens.size() * vocab);
   std::vector<int32_t> all(static_cast<size_t>(chunk));
   std::iota(all.begin(), all.end(), 0);
+  const std::vector<SamplingRow> no_sampling(all.size());
   for (size_t position = 0; position < tokens.size(); position += all.size()) {
     const size_t count = std::min(all.size(), tokens.size() - position);
     const Row row{0, 0, static_cast<int32_t>(count), static_cast<int64_t>(position)};
@@ -56,6 +57,7 @@ absl::StatusOr<std::vector<float>> ComputeLogits(Model& model, Backend& backend,
     step.tokens = tokens.data() + position;
     step.token_count = row.tokens;
     step.logit_tokens = all.data();
+    step.sampling = no_sampling.data();
     step.logit_count = row.tokens;
     backend.BeginStep(step);
     model.Forward(slots);

@@ -80,6 +80,10 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& directory,
   if (!family.ok()) {
     return family.status();
   }
+  Weights none;  // a plan without weights shows every error of the config before reading any
+  if (absl::Status status = PlanModel(*family, *config, none).status(); !status.ok()) {
+    return status;
+  }
   absl::StatusOr<Safetensors> checkpoint = Safetensors::Open(directory);
   if (!checkpoint.ok()) {
     return checkpoint.status();

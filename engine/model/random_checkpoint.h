@@ -18,7 +18,7 @@ struct RandomModel {
 };
 
 // A config.json of that size, all else as the family's defaults. The defaults above make a RetNet
-// of 370 million parameters.
+// of 380 million parameters.
 std::string RandomConfig(const RandomModel& model);
 
 // Writes config.json with this text, and model.safetensors in BF16 with every tensor that such a

@@ -41,7 +41,7 @@ struct Scratch {
   std::vector<const float*> window_values;
   std::vector<const float*> fold_keys;
   std::vector<const float*> fold_values;
-  std::vector<ColumnHealth> health;
+  std::vector<float> health;  // [3, columns]
 };
 
 template <class Memory>
@@ -116,7 +116,7 @@ class HeadAdvance {
     if (columns.stored < window_.Block(p)) {
       PrepareFolds(columns.stored, window_.Block(p), columns.begin, &pass);
       pass.stored = static_cast<int>((columns.stored_after - columns.stored) / window_.commit);
-      scratch_.health.resize(static_cast<size_t>(columns.count));
+      scratch_.health.resize(3 * static_cast<size_t>(columns.count));
       pass.health = scratch_.health.data();
     }
     PassState(pass);
@@ -251,13 +251,13 @@ class HeadAdvance {
   }
 
   void SumHealth(int begin, int columns, UnitHealth* health) const {
+    const float* values = scratch_.health.data();
     for (int c = 0; c < columns; c += kUnit) {
       UnitHealth unit;
       for (int i = c; i < std::min(columns, c + kUnit); ++i) {
-        const ColumnHealth& column = scratch_.health[static_cast<size_t>(i)];
-        unit.square += static_cast<double>(column.square);
-        unit.max_abs = std::max(unit.max_abs, column.max_abs);
-        unit.non_finite += column.non_finite;
+        unit.square += static_cast<double>(values[i]);
+        unit.max_abs = std::max(unit.max_abs, values[columns + i]);
+        unit.non_finite += static_cast<int32_t>(values[2 * columns + i]);
       }
       health[(begin + c) / kUnit] = unit;
     }

@@ -61,17 +61,17 @@ HWY_INLINE hn::Vec<D> Round(D d, hn::Vec<D> s, const hwy::bfloat16_t* /*type*/) 
 }
 
 template <class D>
-HWY_INLINE void Observe(D d, hn::Vec<D> s, int lane_count, ColumnHealth* health) {
-  HWY_ALIGN float values[kLanes];
-  hn::StoreU(s, d, values);
-  for (int lane = 0; lane < lane_count; ++lane) {
-    const float magnitude = __builtin_fabsf(values[lane]);
-    const bool finite = magnitude <= 3.402823466e38f;  // false for NaN
-    ColumnHealth& column = health[lane];
-    column.square += finite ? magnitude * magnitude : 0;
-    column.max_abs = finite && magnitude > column.max_abs ? magnitude : column.max_abs;
-    column.non_finite += finite ? 0 : 1;
-  }
+HWY_INLINE void Observe(D d, hn::Vec<D> s, const StatePass& pass, int column) {
+  float* square = pass.health + column;
+  float* max_abs = square + pass.columns;
+  float* non_finite = max_abs + pass.columns;
+  const auto magnitude = hn::Abs(s);
+  const auto finite = hn::Le(magnitude, hn::Set(d, 3.402823466e38f));  // false for NaN
+  const auto kept = hn::IfThenElseZero(finite, magnitude);
+  const auto counted = hn::IfThenElse(finite, hn::Zero(d), hn::Set(d, 1.0f));
+  hn::StoreU(hn::MulAdd(kept, kept, hn::LoadU(d, square)), d, square);
+  hn::StoreU(hn::Max(kept, hn::LoadU(d, max_abs)), d, max_abs);
+  hn::StoreU(hn::Add(counted, hn::LoadU(d, non_finite)), d, non_finite);
 }
 
 template <int kKeys, int kVectors, class D>
@@ -108,7 +108,7 @@ HWY_INLINE void Fold(D d, const StatePass& pass, int key, int column, State* sta
         tile.s[k][v] = Round(d, tile.s[k][v], state);
         if (fold + 1 == pass.stored) {
           StoreState(d, tile.s[k][v], state + k * pass.stride + v * kStep);
-          Observe(d, tile.s[k][v], kStep, pass.health + column + v * kStep);
+          Observe(d, tile.s[k][v], pass, column + v * kStep);
         }
       }
     }
@@ -123,6 +123,8 @@ HWY_INLINE void PassTile(D d, const StatePass& pass, int key, int column) {
   for (int k = 0; k < kKeys; ++k) {
     for (int v = 0; v < kVectors; ++v) {
       tile.s[k][v] = LoadState(d, state + k * pass.stride + v * kStep);
+      // Rows are too short for the hardware to run ahead.
+      __builtin_prefetch(state + (k + kKeys) * pass.stride + v * kStep);
     }
   }
   if (pass.folds > 0) {
@@ -177,8 +179,8 @@ void PassState(const StatePass& pass) {
     pass.products[i] = 0;
   }
   if (pass.stored > 0) {
-    for (int c = 0; c < pass.columns; ++c) {
-      pass.health[c] = {0, 0, 0};
+    for (int i = 0; i < 3 * pass.columns; ++i) {
+      pass.health[i] = 0;
     }
   }
   if (pass.dtype == DType::kF32) {

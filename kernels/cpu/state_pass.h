@@ -10,13 +10,6 @@
 
 namespace evenflow {
 
-// What a pass that stores sees of each column of the stored state.
-struct ColumnHealth {
-  float square = 0;  // sum over the finite elements
-  float max_abs = 0;
-  int32_t non_finite = 0;
-};
-
 // One pass over columns of a head's state S [key_dim, stride]: reads every element once, folds
 // pending blocks into it in order, S <- diag(decay) S + sum_j keys_j values_j^T, and multiplies the
 // result with all of x: products[r] = S^T x_r. Writes S as it is after the first `stored` folds.
@@ -37,7 +30,9 @@ struct StatePass {
   const float* decay = nullptr;               // [folds, key_dim]
   const float* const* fold_keys = nullptr;    // [folds, entries] of [key_dim]
   const float* const* fold_values = nullptr;  // [folds, entries], at the first of the columns
-  ColumnHealth* health = nullptr;             // [columns], set where stored > 0
+  // Set where stored > 0, of the stored elements of each column: the sum of squares and the largest
+  // magnitude of those that are finite, and the number of the others.
+  float* health = nullptr;  // [3, columns]
 };
 
 void PassState(const StatePass& pass);

@@ -50,7 +50,7 @@ void MixToken(const TokenMixArgs& args, const Part& part, int64_t position, floa
     }
   }
   Activate(part.activation, x, part.count);
-  if (entries > 0) {
+  if (args.taps > 1) {
     std::memcpy(entry(position), input, bytes);
   }
 }

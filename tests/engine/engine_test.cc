@@ -55,21 +55,26 @@ class EngineTest : public ::testing::TestWithParam<int> {
   // Lets steps wait until Go is called.
   void HoldSteps() {
     device_.on_launch = [this](const FakeDevice::Step&) {
-      absl::MutexLock lock(&gate_);
+      MutexLock lock(gate_);
       ++arrived_;
-      gate_.Await(absl::Condition(&go_));
+      moved_.NotifyAll();
+      while (!go_) {
+        moved_.Wait(gate_);
+      }
     };
   }
 
   void AwaitHeldStep() {
-    absl::MutexLock lock(&gate_);
-    const auto held = [this] { return arrived_ > 0; };
-    gate_.Await(absl::Condition(&held));
+    MutexLock lock(gate_);
+    while (arrived_ == 0) {
+      moved_.Wait(gate_);
+    }
   }
 
   void Go() {
-    absl::MutexLock lock(&gate_);
+    MutexLock lock(gate_);
     go_ = true;
+    moved_.NotifyAll();
   }
 
   void AwaitSlotsUsed(int count) {
@@ -83,9 +88,10 @@ class EngineTest : public ::testing::TestWithParam<int> {
   EngineOptions options_;
   EngineObserver observer_;
   std::unique_ptr<Engine> engine_;
-  absl::Mutex gate_;
-  int arrived_ = 0;
-  bool go_ = false;
+  Mutex gate_;
+  Condition moved_;
+  int arrived_ ABSL_GUARDED_BY(gate_) = 0;
+  bool go_ ABSL_GUARDED_BY(gate_) = false;
 };
 
 INSTANTIATE_TEST_SUITE_P(PipelineDepth, EngineTest, ::testing::Values(0, 1));

@@ -114,14 +114,14 @@ FakeDevice::~FakeDevice() {
 }
 
 void FakeDevice::Complain(const std::string& what) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   if (complaint_.empty()) {
     complaint_ = what;
   }
 }
 
 std::string FakeDevice::complaint() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   return complaint_;
 }
 

@@ -14,10 +14,10 @@
 #include <vector>
 
 #include "engine/model/model.h"
+#include "engine/mutex.h"
 #include "kernels/backend.h"
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 
 namespace evenflow {
 
@@ -136,7 +136,7 @@ class FakeDevice : public Backend {
   std::byte* slots_ = nullptr;
   size_t slots_bytes_ = 0;
   std::atomic<int64_t> steps_{0};
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::string complaint_ ABSL_GUARDED_BY(mutex_);
 };
 

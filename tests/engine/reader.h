@@ -8,9 +8,8 @@
 #include <optional>
 #include <vector>
 
+#include "engine/mutex.h"
 #include "engine/outbox.h"
-
-#include "absl/synchronization/mutex.h"
 
 namespace evenflow {
 
@@ -18,8 +17,9 @@ class Reader {
  public:
   explicit Reader(std::shared_ptr<Outbox> outbox) : outbox_(std::move(outbox)) {
     outbox_->SetOnReady([bell = bell_] {
-      absl::MutexLock lock(&bell->mutex);
+      MutexLock lock(bell->mutex);
       bell->rung = true;
+      bell->changed.NotifyAll();
     });
   }
 
@@ -29,8 +29,10 @@ class Reader {
   void ReadTokens(size_t count) {
     while (tokens.size() < count && !finish) {
       {
-        absl::MutexLock lock(&bell_->mutex);
-        bell_->mutex.Await(absl::Condition(&bell_->rung));
+        MutexLock lock(bell_->mutex);
+        while (!bell_->rung) {
+          bell_->changed.Wait(bell_->mutex);
+        }
         bell_->rung = false;
       }
       Take();
@@ -65,8 +67,9 @@ class Reader {
 
  private:
   struct Bell {
-    absl::Mutex mutex;
-    bool rung = false;
+    Mutex mutex;
+    Condition changed;
+    bool rung ABSL_GUARDED_BY(mutex) = false;
   };
 
   const std::shared_ptr<Outbox> outbox_;

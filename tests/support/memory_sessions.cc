@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -160,7 +161,9 @@ std::vector<std::vector<float>> MemorySessions::Step(const std::vector<MemoryRow
   args.log_decay = inputs.log_decay.data();
   args.beta = inputs.beta.data();
   args.o = o.data();
+  const auto start = std::chrono::steady_clock::now();
   CpuAdvance(args, step_, pool_);
+  step_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   std::vector<std::vector<float>> outputs;
   for (const Row& row : step_.rows) {
     const auto begin = o.begin() + token_outputs * row.first_token;

@@ -65,7 +65,7 @@ class MemorySessions {
 
   const std::vector<StateHealth>& health() const { return step_.output.health; }  // [row]
 
-  size_t slot_bytes() const { return layout_.bytes; }
+  double step_seconds() const { return step_seconds_; }  // that CpuAdvance took in the last step
 
  private:
   std::byte* Slot(int slot) const { return base_ + layout_.bytes * static_cast<size_t>(slot); }
@@ -74,6 +74,7 @@ class MemorySessions {
   const MemoryLayout layout_;
   WorkerPool pool_;
   CpuStep step_;
+  double step_seconds_ = 0;
   std::vector<std::byte> memory_;
   std::byte* base_ = nullptr;  // aligned
 };

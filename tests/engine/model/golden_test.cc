@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -76,8 +77,10 @@ TEST_P(GoldenTest, LogitsAgreeForAllWindowsAndChunks) {
   const std::vector<float> expected = ReadLogits(*golden);
   double worst = 0;
   for (const int window : {1, 7, 16, 32}) {
+    ModelOptions options;
+    options.window.commit = window;
     const absl::StatusOr<std::unique_ptr<Model>> model =
-        Model::Load(directory(), {.window = {.commit = window}}, SharedBackend());
+        Model::Load(directory(), options, SharedBackend());
     ASSERT_TRUE(model.ok()) << model.status();
     for (const int chunk : {1, 5, 64}) {
       const absl::StatusOr<std::vector<float>> logits =
@@ -89,7 +92,7 @@ TEST_P(GoldenTest, LogitsAgreeForAllWindowsAndChunks) {
       worst = std::max(worst, error);
     }
   }
-  RecordProperty("worst_relative_error", std::to_string(worst));
+  RecordProperty("worst_relative_error", testing::PrintToString(worst));
 }
 
 // The logits must see the memory, or agreement says nothing about it: with the tokens before the

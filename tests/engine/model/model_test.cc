@@ -1,6 +1,6 @@
 #include "engine/model/model.h"
 
-#include <cstring>
+#include <cmath>
 
 #include "engine/model/inspect.h"
 #include "engine/model/logits.h"
@@ -177,8 +177,11 @@ TEST_F(ModelTest, NamesTheMissingTensor) {
 }
 
 TEST_F(ModelTest, RefusesOptionsOutOfRange) {
-  EXPECT_THAT(Error({.window = {.commit = 0}}), HasSubstr("window is 0; allowed: 1 to"));
-  EXPECT_THAT(Error({.window = {.rollback = -1}}), HasSubstr("rollback is -1"));
+  ModelOptions options;
+  options.window.commit = 0;
+  EXPECT_THAT(Error(options), HasSubstr("window is 0; allowed: 1 to"));
+  options.window = {16, -1};
+  EXPECT_THAT(Error(options), HasSubstr("rollback is -1"));
 }
 
 TEST_F(ModelTest, LogitsRefuseBadTokensAndChunks) {

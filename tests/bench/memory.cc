@@ -1,0 +1,131 @@
+// Times one decoded token of each memory, per sessions and state type, against the read bandwidth
+// of the machine's memory. bench_memory [--threads N] [--json]
+//
+// Bytes of a token: its state once, 1 / C of it again for the write, and the window's entries
+// (w, u, and l where there is one), on average (C - 1) / 2 read and one written.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "kernels/bandwidth.h"
+#include "kernels/cpu/step.h"
+
+#include "tests/support/memory_sessions.h"
+
+namespace evenflow {
+namespace {
+
+struct Options {
+  int threads = 0;
+  bool json = false;
+};
+
+struct Result {
+  double seconds = 0;  // of a step: one token for each session
+  double bytes = 0;    // of a step
+};
+
+double StepBytes(const MemorySetup& setup, int sessions) {
+  const MemoryShape& shape = setup.shape;
+  const double state = static_cast<double>(shape.key_dim) * shape.value_dim *
+                       static_cast<double>(ByteSize(setup.state_dtype));
+  double entry = shape.key_dim + shape.value_dim;
+  if (DecayOf(setup.memory) == Decay::kScalar) {
+    entry += 1;
+  } else if (DecayOf(setup.memory) == Decay::kChannel) {
+    entry += shape.key_dim;
+  }
+  const double commit = setup.window.commit;
+  const double entries = (commit - 1) / 2 + 1;
+  const double head = state * (1 + 1 / commit) + entries * entry * 4;
+  return head * shape.heads * sessions;
+}
+
+// The median over whole cycles of C steps, so that each has its share of commits. Sessions are out
+// of phase, as in a server.
+Result Measure(const MemorySetup& setup, int sessions, int threads) {
+  constexpr int kCycles = 7;
+  const int commit = setup.window.commit;
+  const int tokens = commit * (kCycles + 2);
+  const MemoryInputs inputs = RandomInputs(setup, tokens + commit, 1);
+  MemorySessions memory(setup, sessions, threads);
+  std::vector<MemoryRow> rows;
+  for (int s = 0; s < sessions; ++s) {
+    const int phase = s % commit;
+    if (phase > 0) {
+      memory.Step({{s, &inputs, 0, phase}});
+    }
+    rows.push_back({s, &inputs, phase, phase + 1});
+  }
+  std::vector<double> cycles;
+  for (int cycle = 0; cycle < kCycles + 1; ++cycle) {
+    double seconds = 0;
+    for (int i = 0; i < commit; ++i) {
+      memory.Step(rows);
+      seconds += memory.step_seconds();
+      for (MemoryRow& row : rows) {
+        ++row.begin;
+        ++row.end;
+      }
+    }
+    if (cycle > 0) {
+      cycles.push_back(seconds / commit);
+    }
+  }
+  std::nth_element(cycles.begin(), cycles.begin() + kCycles / 2, cycles.end());
+  return {cycles[kCycles / 2], StepBytes(setup, sessions)};
+}
+
+void Print(const MemorySetup& setup, int sessions, const Result& result, double bandwidth,
+           const Options& options) {
+  const double rate = result.bytes / result.seconds;
+  const char* format =
+      options.json
+          ? "{\"memory\": \"%s\", \"heads\": %d, \"key_dim\": %d, \"value_dim\": %d, "
+            "\"state_dtype\": \"%s\", \"window\": %d, \"sessions\": %d, \"step_us\": %.2f, "
+            "\"bytes\": %.0f, \"bytes_per_second\": %.4g, \"bandwidth_fraction\": %.3f}\n"
+          : "%-18s %3d x %3d x %3d %s C %2d %4d sessions %10.2f us %11.0f bytes %9.3g B/s %6.3f\n";
+  std::printf(format, Name(setup.memory), setup.shape.heads, setup.shape.key_dim,
+              setup.shape.value_dim, Name(setup.state_dtype), setup.window.commit, sessions,
+              result.seconds * 1e6, result.bytes, rate, rate / bandwidth);
+  std::fflush(stdout);
+}
+
+void Run(const Options& options) {
+  const double bandwidth = MeasureReadBandwidth(options.threads);
+  std::printf(options.json ? "{\"read_bandwidth\": %.4g}\n" : "read bandwidth %.4g B/s\n",
+              bandwidth);
+#define EVENFLOW_KIND(memory) MemoryKind::k##memory,
+  constexpr MemoryKind kMemories[] = {EVENFLOW_MEMORIES(EVENFLOW_KIND)};
+#undef EVENFLOW_KIND
+  for (const MemoryKind memory : kMemories) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const int sessions : {1, 16, 64}) {
+        const MemorySetup setup = {memory, PlainShape(8, 128, 256), Window(), dtype};
+        Print(setup, sessions, Measure(setup, sessions, options.threads), bandwidth, options);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace evenflow
+
+int main(int argc, char** argv) {
+  evenflow::Options options;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--json") == 0) {
+      options.json = true;
+    } else if (std::strcmp(argv[i], "--threads") == 0 && i + 1 < argc) {
+      options.threads = std::atoi(argv[++i]);
+    } else {
+      std::fprintf(stderr, "usage: bench_memory [--threads N] [--json]\n");
+      return 2;
+    }
+  }
+  evenflow::Run(options);
+  return 0;
+}
