@@ -1,5 +1,7 @@
 #include "server/metrics_server.h"
 
+#include <chrono>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -74,7 +76,28 @@ MetricsServer::MetricsServer(const prometheus::Collectable& collectable)
   });
 }
 
-MetricsServer::~MetricsServer() = default;
+// The listening thread looks up only every two seconds, unless somebody connects.
+MetricsServer::~MetricsServer() {
+  if (http_->server == nullptr) {
+    return;
+  }
+  const int to = port();
+  std::atomic<bool> stopped{false};
+  std::thread visitor([&stopped, to] {
+    while (!stopped.load()) {
+      char error[128];
+      if (mg_connection* const visit =
+              mg_connect_client("127.0.0.1", to, /*use_ssl=*/0, error, sizeof(error));
+          visit != nullptr) {
+        mg_close_connection(visit);
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  });
+  http_->server.reset();
+  stopped.store(true);
+  visitor.join();
+}
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
     const std::string& address, const prometheus::Collectable& collectable) {
