@@ -58,7 +58,7 @@ if (($#)); then
   build/cpu/evenflow generate --server "$address" "$@"
 else
   build/cpu/evenflow generate --server "$address" --prompt "$prompt" --max-tokens 120 \
-    --temperature 0.7 --seed 1 --stats
+    --temperature 0.8 --top-p 0.95 --seed 1 --stats
 fi
 
 step "stop"

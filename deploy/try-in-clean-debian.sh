@@ -20,8 +20,7 @@ if ((EUID != 0)) || ! command -v debootstrap >/dev/null; then
 fi
 
 if [[ ! -e $root/.complete ]]; then
-  debootstrap --variant=minbase --include=ca-certificates bookworm "$root" \
-    "${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
+  debootstrap --variant=minbase --include=ca-certificates bookworm "$root" ${DEBIAN_MIRROR:-}
   touch "$root/.complete"
 fi
 run=$root-run

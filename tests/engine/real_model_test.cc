@@ -1,0 +1,183 @@
+// The engine with real models on the CPU backend: after a stop string, the bytes of the session's
+// state are those of a session that never generated the hidden text; streams do not depend on load.
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/model/model.h"
+
+#include "gtest/gtest.h"
+#include "tests/engine/reader.h"
+#include "tests/engine/stop_checker.h"
+
+namespace evenflow {
+namespace {
+
+// A model that tells where the engine keeps the states.
+class WatchedModel : public Forwarder {
+ public:
+  WatchedModel(std::unique_ptr<Model> model, Slots* slots)
+      : model_(std::move(model)), slots_(slots) {}
+
+  const ModelInfo& info() const override { return model_->info(); }
+
+  const Window& window() const override { return model_->window(); }
+
+  size_t slot_bytes() const override { return model_->slot_bytes(); }
+
+  int memory_layers() const override { return model_->memory_layers(); }
+
+  void Forward(const Slots& slots) override {
+    *slots_ = slots;
+    model_->Forward(slots);
+  }
+
+  const Matrix& logits() const override { return model_->logits(); }
+
+ private:
+  const std::unique_ptr<Model> model_;
+  Slots* const slots_;
+};
+
+struct Case {
+  std::string model;
+  Window window;
+};
+
+class RealModelTest : public ::testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    backend_ = CreateCpuBackend({.threads = 2});
+    ModelOptions options;
+    options.window = GetParam().window;
+    auto model =
+        Model::Load(EVENFLOW_SOURCE_DIR "/tests/goldens/" + GetParam().model, options, *backend_);
+    ASSERT_TRUE(model.ok()) << model.status();
+    vocab_ = (*model)->info().vocab_size;
+    auto engine = Engine::Create({}, std::make_unique<WatchedModel>(*std::move(model), &slots_),
+                                 *backend_, {});
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    engine_ = *std::move(engine);
+  }
+
+  void TearDown() override { engine_.reset(); }
+
+  std::vector<int32_t> RandomTokens(size_t count) {
+    std::vector<int32_t> tokens;
+    while (tokens.size() < count) {
+      tokens.push_back(static_cast<int32_t>(random_() % static_cast<unsigned>(vocab_)));
+    }
+    return tokens;
+  }
+
+  std::vector<int32_t> Ask(SessionLease& lease, EngineRequest request) {
+    auto outbox = engine_->Submit(lease, std::move(request));
+    EXPECT_TRUE(outbox.ok()) << outbox.status();
+    Reader reader(*outbox);
+    EXPECT_TRUE(reader.ReadAll().status.ok()) << reader.finish->status;
+    return reader.tokens;
+  }
+
+  // The engine must be at rest.
+  std::vector<char> StateOf(int slot) {
+    std::vector<char> bytes(slots_.slot_bytes);
+    backend_->Download(bytes.data(), slots_.base + static_cast<size_t>(slot) * slots_.slot_bytes,
+                       bytes.size());
+    return bytes;
+  }
+
+  std::mt19937 random_{11};
+  std::unique_ptr<Backend> backend_;
+  int vocab_ = 0;
+  Slots slots_;
+  std::unique_ptr<Engine> engine_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Models, RealModelTest,
+                         ::testing::Values(Case{"retnet-a", {16, 2}}, Case{"retnet-a", {1, 2}},
+                                           Case{"linear_attn-a", {16, 2}},
+                                           Case{"delta_net-a", {7, 2}},
+                                           Case{"gated_deltanet-a", {16, 2}},
+                                           Case{"gated_deltanet-a", {1, 2}}));
+
+TEST_P(RealModelTest, StopStringsLeaveTheStateAsIfTheTextHadNeverBeen) {
+  for (uint64_t trial = 0; trial < 8; ++trial) {
+    SCOPED_TRACE(trial);
+    auto stopped = engine_->Attach("");  // slot 0 ...
+    auto twin = engine_->Attach("");     // ... and slot 1, as long as nothing else runs
+    EngineRequest request;
+    request.prompt = RandomTokens(1 + random_() % 150);
+    request.max_tokens = 150;
+    request.sampling.seed = trial;
+    auto oracle = engine_->Attach("");
+    const std::vector<int32_t> says = Ask(*oracle, request);
+    oracle = SessionLease();
+    while (engine_->Gauges().slots_used > 0) {
+    }
+    const auto begin = static_cast<std::ptrdiff_t>(random_() % (trial % 2 == 0 ? 100 : 12));
+    const auto length = static_cast<std::ptrdiff_t>(1 + random_() % (trial % 3 == 0 ? 40 : 3));
+    const std::vector<int32_t> tail = RandomTokens(trial % 3);
+    StopChecker checker({{says.begin() + begin, says.begin() + begin + length}}, tail);
+
+    EngineRequest stopping = request;
+    stopping.has_stop_strings = true;
+    Reader reader(*engine_->Submit(*stopped, stopping));
+    while (!reader.finish) {
+      checker.Check(reader.tokens, reader.outbox());
+      reader.ReadTokens(reader.tokens.size() + 1);
+    }
+    ASSERT_EQ(reader.finish->reason, FinishReason::kStopString);
+
+    EngineRequest kept = request;
+    kept.generate = *checker.kept() > 0;
+    kept.max_tokens = *checker.kept();
+    Ask(*twin, kept);
+    for (const int32_t token : tail) {
+      EngineRequest read;
+      read.prompt = {token};
+      read.generate = false;
+      Ask(*twin, read);
+    }
+    ASSERT_EQ(stopped->position(), twin->position());
+    EngineRequest next;
+    next.max_tokens = 3;
+    EXPECT_EQ(Ask(*stopped, next), Ask(*twin, next));
+    const std::vector<char> a = StateOf(0);
+    const std::vector<char> b = StateOf(1);
+    EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size()), 0);
+    stopped = SessionLease();
+    twin = SessionLease();
+    while (engine_->Gauges().slots_used > 0) {
+    }
+  }
+}
+
+TEST_P(RealModelTest, StreamsTogetherSayWhatEachSaysAlone) {
+  std::vector<EngineRequest> requests(24);
+  std::vector<std::vector<int32_t>> alone;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].prompt = RandomTokens(1 + random_() % 200);
+    requests[i].max_tokens = 30;
+    requests[i].sampling.seed = i;
+    requests[i].sampling.temperature = i % 4 == 0 ? 0.f : 1.f;
+    auto lease = engine_->Attach("");
+    alone.push_back(Ask(*lease, requests[i]));
+  }
+  std::vector<SessionLease> leases;
+  std::vector<std::unique_ptr<Reader>> readers;
+  for (const EngineRequest& request : requests) {
+    leases.push_back(*engine_->Attach(""));
+    readers.push_back(std::make_unique<Reader>(*engine_->Submit(leases.back(), request)));
+  }
+  for (size_t i = 0; i < requests.size(); ++i) {
+    readers[i]->ReadAll();
+    EXPECT_EQ(readers[i]->tokens, alone[i]) << i;
+  }
+}
+
+}  // namespace
+}  // namespace evenflow
