@@ -5,6 +5,7 @@
 #include "clients/cli/bench/bench_serve.h"
 #include "clients/cli/chat.h"
 #include "clients/cli/generate.h"
+#include "clients/cli/session.h"
 
 namespace evenflow {
 namespace {
@@ -25,6 +26,8 @@ void AddClientCommands(CLI::App& app, CLI::App& bench, std::function<int()>& cho
              &AddGenerateCommand, &RunGenerate, chosen);
   AddCommand(*app.add_subcommand("chat", "Talk to a server in plain turns, on one session"),
              &AddChatCommand, &RunChat, chosen);
+  AddSessionCommands(*app.add_subcommand("session", "Make, show and end sessions on a server"),
+                     chosen);
   AddCommand(*bench.add_subcommand("serve", "Load a server with requests and report latencies"),
              &AddBenchServeCommand, &RunBenchServe, chosen);
 }

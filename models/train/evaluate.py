@@ -44,7 +44,7 @@ def read_documents(path):
 def bits(args):
     model, tokenizer, device = open_model(args.model)
     documents = read_documents(args.text)
-    ids = [i for e in tokenizer.encode_batch(documents) for i in [model.c["bos_token_id"]] + e.ids]
+    ids = [i for e in tokenizer.encode_batch(documents) for i in e.ids]
     raw = "".join(documents).encode()
     stream = torch.tensor(ids, device=device)[None]
     states, nats = None, 0.0
@@ -71,7 +71,7 @@ def draw(logits, temperature, top_p, generator):
 def sample(args):
     model, tokenizer, device = open_model(args.model)
     generator = torch.Generator().manual_seed(args.seed)
-    ids = [model.c["bos_token_id"]] + tokenizer.encode(args.prompt).ids
+    ids = tokenizer.encode(args.prompt).ids
     logits, states = model(torch.tensor([ids], device=device))
     written = []
     for position in range(len(ids), len(ids) + args.tokens):

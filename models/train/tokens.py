@@ -11,7 +11,7 @@ import json
 import os
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 VOCABULARY = 4096
 END_OF_TEXT = "<|endoftext|>"
@@ -32,19 +32,23 @@ def train_tokenizer(path):
                                   show_progress=False)
     tokenizer.train_from_iterator(texts(path), trainer)
     assert tokenizer.get_vocab_size() == VOCABULARY
+    # Every text begins with the token that stands before every document in training.
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A",
+        special_tokens=[(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))])
     return tokenizer
 
 
 def encode(tokenizer, path, out):
     """Returns (documents, bytes of text, tokens)."""
-    end, count, size, total = tokenizer.token_to_id(END_OF_TEXT), 0, 0, 0
+    count, size, total = 0, 0, 0
     with open(out, "wb") as fh:
         batch = []
 
         def write():
             nonlocal total
             for e in tokenizer.encode_batch(batch):
-                ids = np.array([end] + e.ids, "<u2")
+                ids = np.array(e.ids, "<u2")
                 total += len(ids)
                 fh.write(ids.tobytes())
             batch.clear()

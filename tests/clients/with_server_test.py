@@ -85,6 +85,27 @@ class TokensTest(unittest.TestCase):
                 self.assertEqual(done.returncode, 1)
                 self.assertRegex(done.stderr, rf"^evenflow: {code}: .*{says}.*\n$")
 
+    def session(self, *arguments):
+        done = self.server.client("session", *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return json.loads(done.stdout)
+
+    def test_session_keeps_its_memory(self):
+        made = self.session("create", "ada", "--idle-timeout", "60")
+        self.assertEqual((made["session_id"], made["position"]), ("ada", "0"))
+        whole = self.generate("--max-tokens", "8", "--temperature", "0")
+        first = self.generate("--max-tokens", "4", "--temperature", "0", "--session", "ada")
+        then = self.server.client("generate", "--session", "ada", "--max-tokens", "4",
+                                  "--temperature", "0", "--json", "--ignore-eos")
+        self.assertEqual(then.returncode, 0, then.stderr)
+        pieces = first + [json.loads(line) for line in then.stdout.splitlines()]
+        self.assertEqual(sum((piece.get("token_ids", []) for piece in pieces), []),
+                         sum((piece.get("token_ids", []) for piece in whole), []))
+        self.assertEqual(self.session("get", "ada")["position"], "11")
+        self.session("delete", "ada")
+        self.assertIn("NOT_FOUND", self.server.client("session", "get", "ada").stderr)
+        self.assertIn("PERMISSION_DENIED", self.server.client("session", "list").stderr)
+
     def test_control_c_frees_the_slot(self):
         client = subprocess.Popen([PROGRAM, "generate", "--server", self.server.address, "--tokens",
                                    "5", "--max-tokens", "1000000000", "--ignore-eos", "--json"],
