@@ -110,10 +110,26 @@ enum class HeadNorm : uint8_t {
   kSumEps,  // x / (sum x + 1e-4)
 };
 
+// How a log decay g comes from its projection x: one number a head, or one a head and key channel.
+// `bias` is as long; `rate` is one number a head, -exp(A_log) as models store it.
+enum class DecayGate : uint8_t {
+  kSoftplus,      // g = rate softplus(x + bias)
+  kLogSigmoid,    // g = max(logsigmoid(x) / 16, low)                                     (GLA)
+  kBounded,       // g = low sigmoid(-rate (x + bias))                                    (KDA)
+  kLowerBounded,  // g = ln(b + (1 - b) sigmoid(x)) with b = bias, and k = 1 - e^g        (HGRN2)
+};
+
+struct DecayGateArgs {
+  DecayGate gate = DecayGate::kSoftplus;
+  const float* rate = nullptr;  // [heads]
+  const float* bias = nullptr;  // [heads] or [heads, key_dim]; nullptr: zeros
+  float low = 0;
+};
+
 // From the projections of a token to what its memory reads: q, k, v, log decay, beta.
 struct MemoryInputsArgs {
   Matrix projected;  // [token, ...]
-  // First column in `projected` of each part; -1: absent.
+  // First column in `projected` of each part; -1: absent. Without k_column the gate gives k.
   int q_column = 0, k_column = 0, v_column = 0, decay_column = -1, beta_column = -1;
   int raw_key_dim = 0;    // size of a query or key head before the feature map
   int raw_value_dim = 0;  // size of a value head without the column of ones
@@ -122,16 +138,15 @@ struct MemoryInputsArgs {
   float rotary_base = 0;  // > 0: half-split rotary over the head at the token's absolute position
   float q_scale = 1;
   bool ones_column = false;  // v gets a last column of 1 (the normaliser)
-  const float* decay_rate =
-      nullptr;  // [heads], -exp(A_log): log decay = rate * softplus(x + decay_bias)
-  const float* decay_bias = nullptr;  // [heads]
-  float beta_scale = 1;               // beta = scale * sigmoid(x), or just scale without a column
+  DecayGateArgs decay;       // with a decay_column
+  int decay_channels = 1;    // log decays of a head: 1, or key_dim
+  float beta_scale = 1;      // beta = scale * sigmoid(x), or just scale without a column
   MemoryShape shape;
   // Outputs, fp32, contiguous.
   float* q = nullptr;          // [token, query_heads, key_dim]
   float* k = nullptr;          // [token, key_heads, key_dim]
   float* v = nullptr;          // [token, value_heads, value_dim]
-  float* log_decay = nullptr;  // [token, heads], where the memory has it
+  float* log_decay = nullptr;  // [token, heads (, key_dim)], where the memory has it
   float* beta = nullptr;  // [token, heads], where the memory has it; without a column: beta_scale
 };
 

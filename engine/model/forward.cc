@@ -14,8 +14,13 @@ size_t AlignUp(size_t bytes) {
 
 // The largest width of each kind of activation over all layers, in elements a token.
 struct Widths {
-  int64_t projected = 0, key = 0, query = 0, value = 0, heads = 0, read = 0, mixed = 0, mlp = 0;
+  int64_t projected = 0, key = 0, query = 0, value = 0, decay = 0, heads = 0, read = 0, mixed = 0,
+          mlp = 0;
 };
+
+int DecayChannels(const MixerPlan& mixer) {
+  return DecayOf(mixer.advance.memory) == Decay::kChannel ? mixer.inputs.shape.key_dim : 1;
+}
 
 Widths WidthsOf(const ModelPlan& plan) {
   Widths widths;
@@ -23,9 +28,13 @@ Widths WidthsOf(const ModelPlan& plan) {
   for (const LayerPlan& layer : plan.layers) {
     const MemoryShape& shape = layer.mixer.inputs.shape;
     grow(widths.projected, layer.mixer.in_proj.w.rows);
+    for (const InnerProjection& inner : layer.mixer.inner) {
+      grow(widths.projected, inner.to + inner.matmul.w.rows);
+    }
     grow(widths.query, int64_t{shape.query_heads} * shape.key_dim);
     grow(widths.key, int64_t{shape.key_heads} * shape.key_dim);
     grow(widths.value, int64_t{shape.value_heads} * shape.value_dim);
+    grow(widths.decay, int64_t{shape.heads} * DecayChannels(layer.mixer));
     grow(widths.heads, shape.heads);
     grow(widths.read, int64_t{shape.output_heads()} * shape.value_dim);
     grow(widths.mixed, layer.mixer.out_proj.w.cols);
@@ -77,6 +86,10 @@ Matrix Column(const Matrix& matrix, int column) {
 void BindMixer(const Buffers& buffers, MixerPlan& mixer) {
   mixer.in_proj.x = buffers.normed;
   mixer.in_proj.y = buffers.projected;
+  for (InnerProjection& inner : mixer.inner) {
+    inner.matmul.x = Column(buffers.projected, inner.from);
+    inner.matmul.y = Column(buffers.projected, inner.to);
+  }
   mixer.token_mix.x = buffers.projected;
 
   const Decay decay = DecayOf(mixer.advance.memory);
@@ -86,7 +99,9 @@ void BindMixer(const Buffers& buffers, MixerPlan& mixer) {
   inputs.q = buffers.q;
   inputs.k = buffers.k;
   inputs.v = buffers.v;
-  inputs.log_decay = decay == Decay::kScalar ? buffers.log_decay : nullptr;
+  const bool has_gate = decay == Decay::kScalar || decay == Decay::kChannel;
+  inputs.log_decay = has_gate ? buffers.log_decay : nullptr;
+  inputs.decay_channels = DecayChannels(mixer);
   inputs.beta = has_beta ? buffers.beta : nullptr;
 
   AdvanceArgs& advance = mixer.advance;
@@ -169,7 +184,7 @@ absl::Status BindBuffers(const ModelOptions& options, BackendMemory& memory, Mod
   buffers.q = allocator.Floats(tokens * widths.query);
   buffers.k = allocator.Floats(tokens * widths.key);
   buffers.v = allocator.Floats(tokens * widths.value);
-  buffers.log_decay = allocator.Floats(tokens * widths.heads);
+  buffers.log_decay = allocator.Floats(tokens * widths.decay);
   buffers.beta = allocator.Floats(tokens * widths.heads);
   buffers.o = allocator.Floats(tokens * widths.read);
   if (!allocator.status().ok()) {
@@ -192,6 +207,9 @@ void RunForward(const Slots& slots, ModelPlan& plan, Backend& backend) {
     MixerPlan& mixer = layer.mixer;
     backend.Norm(layer.mixer_norm);
     backend.MatMul(mixer.in_proj);
+    for (const InnerProjection& inner : mixer.inner) {
+      backend.MatMul(inner.matmul);
+    }
     if (mixer.token_mix.channels > 0) {
       mixer.token_mix.slots = slots;
       backend.TokenMix(mixer.token_mix);

@@ -9,10 +9,18 @@
 
 namespace evenflow {
 
+// The second factor of a low-rank projection: columns of the projections, from columns before them.
+struct InnerProjection {
+  int from = 0;
+  int to = 0;
+  MatMulArgs matmul;
+};
+
 // The mixer of one layer: projection, short convolution, memory, output norm and gate, projection.
 // Families leave activation matrices, buffers, slots and offsets unset.
 struct MixerPlan {
-  MatMulArgs in_proj;       // D -> all projections side by side
+  MatMulArgs in_proj;  // D -> all projections side by side
+  std::vector<InnerProjection> inner;
   TokenMixArgs token_mix;   // over the first channels of these; channels 0: none
   MemoryInputsArgs inputs;  // with the memory's shape
   AdvanceArgs advance;      // memory kind and, for a constant decay, log_decay

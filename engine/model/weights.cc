@@ -202,6 +202,17 @@ const float* Weights::Vector(const std::vector<TensorPart>& parts, float (*map)(
   return vector;
 }
 
+std::vector<float> Weights::Numbers(const TensorPart& part) {
+  const TensorEntry* entry = Find(part);
+  if (entry == nullptr || !status_.ok()) {
+    return {};
+  }
+  std::vector<float> numbers(static_cast<size_t>(Elements(part)));
+  status_.Update(checkpoint_->ReadFloats(*entry, 0, entry->elements, numbers.data()));
+  Advance(entry->bytes);
+  return numbers;
+}
+
 const float* Weights::Constant(const std::vector<float>& values) {
   if (checkpoint_ == nullptr || !status_.ok()) {
     return nullptr;

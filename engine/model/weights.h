@@ -46,6 +46,8 @@ class Weights {
   // The parts behind one another as fp32, each number mapped by `map` if there is one; nullptr when
   // all of them are optional and absent.
   const float* Vector(const std::vector<TensorPart>& parts, float (*map)(float) = nullptr);
+  // The part's numbers in this process, for what is computed from them; empty without a checkpoint.
+  std::vector<float> Numbers(const TensorPart& part);
   // Numbers that are in no file, as fp32.
   const float* Constant(const std::vector<float>& values);
   // The tensor may be there and is not used.

@@ -1,3 +1,4 @@
+#include <cmath>
 #include <cstring>
 
 #include "kernels/cpu/elementwise.h"
@@ -57,20 +58,47 @@ void PrepareValues(const MemoryInputsArgs& args, const float* from, float* v) {
   }
 }
 
-void PrepareGates(const MemoryInputsArgs& args, const float* projected, int64_t token) {
-  const int heads = args.shape.heads;
-  if (args.decay_column >= 0) {
-    for (int head = 0; head < heads; ++head) {
-      const float x = projected[args.decay_column + head];
-      const float bias = args.decay_bias == nullptr ? 0.0f : args.decay_bias[head];
-      args.log_decay[token * heads + head] = args.decay_rate[head] * Softplus(x + bias);
+// g of one channel, or of a whole head; see DecayGate.
+float Gate(const DecayGateArgs& args, int head, int64_t channel, float x) {
+  const float bias = args.bias == nullptr ? 0.0f : args.bias[channel];
+  switch (args.gate) {
+    case DecayGate::kSoftplus:
+      return args.rate[head] * Softplus(x + bias);
+    case DecayGate::kLogSigmoid: {
+      const float gate = LogSigmoid(x) / 16.0f;
+      return gate < args.low ? args.low : gate;
+    }
+    case DecayGate::kBounded:
+      return args.low * Sigmoid(-args.rate[head] * (x + bias));
+    case DecayGate::kLowerBounded:
+      return bias == 0.0f ? LogSigmoid(x) : std::log(bias + (1.0f - bias) * Sigmoid(x));
+  }
+  __builtin_unreachable();
+}
+
+void PrepareDecays(const MemoryInputsArgs& args, const float* from, int64_t token) {
+  const MemoryShape& shape = args.shape;
+  const int channels = args.decay_channels;
+  float* g = args.log_decay + token * shape.heads * channels;
+  for (int head = 0; head < shape.heads; ++head) {
+    for (int c = 0; c < channels; ++c) {
+      const int64_t channel = int64_t{head} * channels + c;
+      g[channel] = Gate(args.decay, head, channel, from[channel]);
     }
   }
-  if (args.beta != nullptr) {
-    for (int head = 0; head < heads; ++head) {
-      const float write = args.beta_column < 0 ? 1.0f : Sigmoid(projected[args.beta_column + head]);
-      args.beta[token * heads + head] = args.beta_scale * write;
+  if (args.decay.gate == DecayGate::kLowerBounded) {
+    float* k = args.k + token * shape.heads * channels;
+    for (int i = 0; i < shape.heads * channels; ++i) {
+      k[i] = -std::expm1(g[i]);
     }
+  }
+}
+
+void PrepareWriteStrengths(const MemoryInputsArgs& args, const float* projected, int64_t token) {
+  const int heads = args.shape.heads;
+  for (int head = 0; head < heads; ++head) {
+    const float write = args.beta_column < 0 ? 1.0f : Sigmoid(projected[args.beta_column + head]);
+    args.beta[token * heads + head] = args.beta_scale * write;
   }
 }
 
@@ -82,7 +110,8 @@ void CpuMemoryInputs(const MemoryInputsArgs& args, const CpuStep& step, WorkerPo
   const int64_t key_size = static_cast<int64_t>(shape.key_heads) * shape.key_dim;
   const int64_t value_size = static_cast<int64_t>(shape.value_heads) * shape.value_dim;
   const bool projects = args.q_map.w1 != nullptr || args.k_map.w1 != nullptr;
-  const int64_t work = (query_size + key_size) * (projects ? args.raw_key_dim / 4 + 4 : 4);
+  const int64_t work = (query_size + key_size) * (projects ? args.raw_key_dim / 4 + 4 : 4) +
+                       int64_t{shape.heads} * args.decay_channels * 16;
   ForItems(pool, static_cast<int64_t>(step.tokens.size()), work + value_size, [&](int64_t token) {
     thread_local RotaryTable rotary;
     if (args.rotary_base > 0) {
@@ -94,10 +123,18 @@ void CpuMemoryInputs(const MemoryInputsArgs& args, const CpuStep& step, WorkerPo
         args,
         {args.q_map, args.q_norm, shape.query_heads, args.q_scale, args.q + token * query_size},
         projected + args.q_column, rotary);
-    PrepareHeads(args, {args.k_map, args.k_norm, shape.key_heads, 1.0f, args.k + token * key_size},
-                 projected + args.k_column, rotary);
+    if (args.k_column >= 0) {
+      PrepareHeads(args,
+                   {args.k_map, args.k_norm, shape.key_heads, 1.0f, args.k + token * key_size},
+                   projected + args.k_column, rotary);
+    }
     PrepareValues(args, projected + args.v_column, args.v + token * value_size);
-    PrepareGates(args, projected, token);
+    if (args.decay_column >= 0) {
+      PrepareDecays(args, projected + args.decay_column, token);
+    }
+    if (args.beta != nullptr) {
+      PrepareWriteStrengths(args, projected, token);
+    }
   });
 }
 

@@ -6,6 +6,8 @@
 
 #include "kernels/memories/delta_rule.h"
 #include "kernels/memories/gated_delta_rule.h"
+#include "kernels/memories/gated_linear_attention.h"
+#include "kernels/memories/kimi_delta_rule.h"
 #include "kernels/memories/linear_attention.h"
 #include "kernels/memories/retention.h"
 
@@ -13,7 +15,9 @@
   M(Retention)               \
   M(LinearAttention)         \
   M(DeltaRule)               \
-  M(GatedDeltaRule)
+  M(GatedDeltaRule)          \
+  M(GatedLinearAttention)    \
+  M(KimiDeltaRule)
 
 namespace evenflow {
 

@@ -253,8 +253,8 @@ TEST(MemoryGatesTest, EqualTheFormulas) {
   args.decay_column = 3 * kDim;
   args.beta_column = 3 * kDim + kHeads;
   args.raw_key_dim = args.raw_value_dim = kDim;
-  args.decay_rate = rate.data();
-  args.decay_bias = bias.data();
+  args.decay.rate = rate.data();
+  args.decay.bias = bias.data();
   args.beta_scale = 2;
   args.shape = {.heads = kHeads,
                 .query_heads = 1,

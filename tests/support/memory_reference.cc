@@ -79,7 +79,8 @@ Vector Gamma(const MemorySetup& setup, const MemoryInputs& inputs, int token, in
 }
 
 bool IsDeltaRule(MemoryKind memory) {
-  return memory == MemoryKind::kDeltaRule || memory == MemoryKind::kGatedDeltaRule;
+  return memory == MemoryKind::kDeltaRule || memory == MemoryKind::kGatedDeltaRule ||
+         memory == MemoryKind::kKimiDeltaRule;
 }
 
 }  // namespace

@@ -76,7 +76,8 @@ absl::StatusOr<ModelPlan> PlanModel(const Family& family, Config& config, Weight
       weights.Matrix({{prefix + "embeddings.weight", {plan.vocab_size, plan.hidden_size}}});
   for (int i = 0; i < layers && config.status().ok() && weights.status().ok(); ++i) {
     const std::string layer_prefix = absl::StrCat(prefix, "layers.", i, ".");
-    MixerSource source{config, weights, layer_prefix + "attn.", plan.hidden_size, eps};
+    MixerSource source{config, weights, layer_prefix + "attn.", prefix,
+                       i,      layers,  plan.hidden_size,       eps};
     LayerPlan layer;
     layer.mixer_norm = PlanNorm(source, layer_prefix + "attn_norm.weight");
     layer.mixer = family.plan_mixer(source);
@@ -84,7 +85,7 @@ absl::StatusOr<ModelPlan> PlanModel(const Family& family, Config& config, Weight
     PlanMlp(family, source, layer_prefix, &layer);
     plan.layers.push_back(std::move(layer));
   }
-  const MixerSource top{config, weights, prefix, plan.hidden_size, eps};
+  const MixerSource top{config, weights, prefix, prefix, layers, layers, plan.hidden_size, eps};
   plan.norm = PlanNorm(top, prefix + "norm.weight");
   plan.norm.tokens = TokenSet::kLogits;
   if (tied) {

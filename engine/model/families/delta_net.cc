@@ -39,12 +39,12 @@ MixerPlan PlanDeltaNetMixer(MixerSource& source) {
   if (config.Bool("use_beta", true)) {
     inputs.beta_column = projections.Add("b_proj", heads);
   }
-  mixer.in_proj = projections.Load();
+  projections.Load(&mixer);
   const Activation activation = ReadActivation(config);
   mixer.token_mix = PlanShortConvolution(source, config.Bool("use_short_conv", true),
-                                         {{heads * key_dim, activation},
-                                          {heads * key_dim, activation},
-                                          {heads * value_dim, Activation::kSilu}});
+                                         {{"q_conv1d", {heads * key_dim, activation}},
+                                          {"k_conv1d", {heads * key_dim, activation}},
+                                          {"v_conv1d", {heads * value_dim, Activation::kSilu}}});
 
   inputs.shape = {heads, heads, heads, heads, key_dim, value_dim};
   inputs.raw_key_dim = key_dim;

@@ -36,6 +36,25 @@ int HeadSize(MixerSource& source, absl::string_view expand_field, double fallbac
   return static_cast<int>(rounded) / heads;
 }
 
+int ValueHeads(Config& config, int heads) {
+  const int value_heads = config.Int("num_v_heads", heads, 1, 4096);
+  if (value_heads % heads != 0) {
+    config.Fail("num_v_heads", absl::StrCat("allowed: a multiple of num_heads = ", heads));
+  }
+  return value_heads;
+}
+
+int ExpandedHead(Config& config, int key_dim, double fallback) {
+  const double expand = config.Float("expand_v", fallback, 1.0 / 1024, 16);
+  const double size = key_dim * expand;
+  if (std::round(size) < 1 || std::abs(size - std::round(size)) > 1e-5 * size) {
+    config.Fail("expand_v", absl::StrCat("allowed: values that make head_dim * expand_v = ", size,
+                                         " an integer"));
+    return 1;
+  }
+  return static_cast<int>(std::round(size));
+}
+
 int Projections::Add(absl::string_view name, int rows) {
   const int column = columns_;
   columns_ += rows;
@@ -44,26 +63,37 @@ int Projections::Add(absl::string_view name, int rows) {
   return column;
 }
 
-MatMulArgs Projections::Load() {
-  MatMulArgs args;
-  args.w = source_.weights.Matrix(weights_);
-  args.bias = source_.weights.Vector(biases_);
-  return args;
+void Projections::AddLowRank(absl::string_view name, int rank, int rows, int* column) {
+  low_rank_.push_back({std::string(name), Add(absl::StrCat(name, ".0"), rank), rank, rows, column});
+}
+
+void Projections::Load(MixerPlan* mixer) {
+  mixer->in_proj.w = source_.weights.Matrix(weights_);
+  mixer->in_proj.bias = source_.weights.Vector(biases_);
+  int column = columns_;
+  for (const LowRank& part : low_rank_) {
+    InnerProjection inner{part.from, column, {}};
+    const std::string name = source_.Name(part.name + ".1");
+    inner.matmul.w = source_.weights.Matrix({{name + ".weight", {part.rows, part.rank}}});
+    inner.matmul.bias = source_.weights.Vector({{name + ".bias", {part.rows}, /*optional=*/true}});
+    mixer->inner.push_back(inner);
+    *part.column = column;
+    column += part.rows;
+  }
 }
 
 TokenMixArgs PlanShortConvolution(MixerSource& source, bool use_short_conv,
-                                  std::vector<TokenMixArgs::Segment> segments) {
-  constexpr absl::string_view kNames[] = {"q_conv1d", "k_conv1d", "v_conv1d"};
+                                  const std::vector<ShortConvolution>& convolutions) {
   TokenMixArgs args;
   args.taps = use_short_conv ? source.config.Int("conv_size", 4, 1, 64) : 1;
   std::vector<TensorPart> weights, biases;
-  for (size_t i = 0; i < segments.size(); ++i) {
-    const int channels = segments[i].channels;
+  for (const auto& [name, segment] : convolutions) {
+    const int channels = segment.channels;
     args.channels += channels;
-    weights.push_back({source.Name(absl::StrCat(kNames[i], ".weight")), {channels, 1, args.taps}});
-    biases.push_back({source.Name(absl::StrCat(kNames[i], ".bias")), {channels}, true});
+    weights.push_back({source.Name(absl::StrCat(name, ".weight")), {channels, 1, args.taps}});
+    biases.push_back({source.Name(absl::StrCat(name, ".bias")), {channels}, true});
+    args.segments.push_back(segment);
   }
-  args.segments = std::move(segments);
   if (use_short_conv) {
     args.weight = source.weights.Vector(weights);
     args.bias = source.weights.Vector(biases);
@@ -72,6 +102,13 @@ TokenMixArgs PlanShortConvolution(MixerSource& source, bool use_short_conv,
         source.weights.Constant(std::vector<float>(static_cast<size_t>(args.channels), 1));
   }
   return args;
+}
+
+FeatureMap ReadActivationMap(Config& config) {
+  const std::string map = config.Text("feature_map", "", {"relu", "silu", "swish"});
+  return map.empty()     ? FeatureMap::kIdentity
+         : map == "relu" ? FeatureMap::kRelu
+                         : FeatureMap::kSilu;
 }
 
 MemoryOutputArgs PlanHeadNorm(MixerSource& source, int heads, int value_dim,

@@ -19,7 +19,10 @@ namespace evenflow {
 struct MixerSource {
   Config& config;
   Weights& weights;
-  std::string prefix;  // of the mixer's tensors: "model.layers.3.attn."
+  std::string prefix;        // of the mixer's tensors: "model.layers.3.attn."
+  std::string model_prefix;  // of the model's own: "model."
+  int layer = 0;             // of `layers`
+  int layers = 0;
   int hidden_size = 0;
   float norm_eps = 0;
 
@@ -37,6 +40,9 @@ MixerPlan PlanRetNetMixer(MixerSource& source);
 MixerPlan PlanLinearAttentionMixer(MixerSource& source);
 MixerPlan PlanDeltaNetMixer(MixerSource& source);
 MixerPlan PlanGatedDeltaNetMixer(MixerSource& source);
+MixerPlan PlanGlaMixer(MixerSource& source);
+MixerPlan PlanHgrn2Mixer(MixerSource& source);
+MixerPlan PlanKdaMixer(MixerSource& source);
 
 // The family of the config's model_type; INVALID_ARGUMENT lists those there are.
 absl::StatusOr<Family> FindFamily(Config& config);
@@ -54,6 +60,11 @@ int GroupedHeads(Config& config, absl::string_view field, int heads);
 // hidden_size * expand / heads; an error unless that is an integer.
 int HeadSize(MixerSource& source, absl::string_view expand_field, double fallback, int heads);
 
+// num_v_heads: a multiple of `heads`.
+int ValueHeads(Config& config, int heads);
+// head_dim * expand_v; an error unless that is an integer.
+int ExpandedHead(Config& config, int key_dim, double fallback);
+
 // Projections of the same input, placed side by side so that one product computes them all.
 class Projections {
  public:
@@ -61,20 +72,40 @@ class Projections {
 
   // Adds tensor NAME.weight [rows, hidden]; returns its first column in the output.
   int Add(absl::string_view name, int rows);
-  // The fused weight, with a bias where the checkpoint has some.
-  MatMulArgs Load();
+  // Adds a projection in two factors, NAME.0.weight [rank, hidden] and NAME.1.weight [rows, rank];
+  // its first column is known, and put into *column, once all are loaded.
+  void AddLowRank(absl::string_view name, int rank, int rows, int* column);
+  // The fused weights, with biases where the checkpoint has some.
+  void Load(MixerPlan* mixer);
 
  private:
   MixerSource& source_;
   int columns_ = 0;
   std::vector<TensorPart> weights_;
   std::vector<TensorPart> biases_;
+
+  struct LowRank {
+    std::string name;
+    int from, rank, rows;
+    int* column;
+  };
+
+  std::vector<LowRank> low_rank_;
 };
 
-// The convolutions q_conv1d, k_conv1d, v_conv1d of the adjacent first segments of the projections.
-// Without convolutions only the activations are applied: one tap of weight 1.
+// A convolution NAME.weight of adjacent channels, and what follows it.
+struct ShortConvolution {
+  absl::string_view name;
+  TokenMixArgs::Segment segment;
+};
+
+// The convolutions of the adjacent first segments of the projections. Without convolutions only the
+// activations are applied: one tap of weight 1.
 TokenMixArgs PlanShortConvolution(MixerSource& source, bool use_short_conv,
-                                  std::vector<TokenMixArgs::Segment> segments);
+                                  const std::vector<ShortConvolution>& convolutions);
+
+// Where feature_map may be absent or name an activation.
+FeatureMap ReadActivationMap(Config& config);
 
 // Norm over each head's values with the weight of the first of `names` that the checkpoint holds;
 // no names: no weight.

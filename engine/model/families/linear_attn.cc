@@ -78,7 +78,7 @@ MixerPlan PlanLinearAttentionMixer(MixerSource& source) {
   inputs.q_column = projections.Add("q_proj", heads * raw_key_dim);
   inputs.k_column = projections.Add("k_proj", key_heads * raw_key_dim);
   inputs.v_column = projections.Add("v_proj", key_heads * value_dim);
-  mixer.in_proj = projections.Load();
+  projections.Load(&mixer);
 
   // Query heads of a group would keep equal states: they share one.
   const int key_dim = raw_key_dim * map.factor;

@@ -6,13 +6,6 @@
 namespace evenflow {
 namespace {
 
-FeatureMap ReadFeatureMap(Config& config) {
-  const std::string map = config.Text("feature_map", "", {"relu", "silu", "swish"});
-  return map.empty()     ? FeatureMap::kIdentity
-         : map == "relu" ? FeatureMap::kRelu
-                         : FeatureMap::kSilu;
-}
-
 // ln(1 - 2^(-5 - h)) for each head.
 std::vector<float> LogDecay(int heads) {
   std::vector<float> log_decay;
@@ -43,13 +36,13 @@ MixerPlan PlanRetNetMixer(MixerSource& source) {
   if (config.Bool("use_output_gate", true)) {
     mixer.gate_column = projections.Add("g_proj", heads * value_dim);
   }
-  mixer.in_proj = projections.Load();
+  projections.Load(&mixer);
 
   // A state belongs to a query head, since the decay does: grouped keys are shared, states are not.
   inputs.shape = {heads, heads, key_heads, key_heads, key_dim, value_dim};
   inputs.raw_key_dim = key_dim;
   inputs.raw_value_dim = value_dim;
-  inputs.q_map.map = inputs.k_map.map = ReadFeatureMap(config);
+  inputs.q_map.map = inputs.k_map.map = ReadActivationMap(config);
   inputs.rotary_base = 10000;
   inputs.q_scale = 1 / std::sqrt(static_cast<float>(key_dim));
   mixer.advance.memory = MemoryKind::kRetention;
