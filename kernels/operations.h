@@ -117,13 +117,14 @@ enum class DecayGate : uint8_t {
   kLogSigmoid,    // g = max(logsigmoid(x) / 16, low)                                     (GLA)
   kBounded,       // g = low sigmoid(-rate (x + bias))                                    (KDA)
   kLowerBounded,  // g = ln(b + (1 - b) sigmoid(x)) with b = bias, and k = 1 - e^g        (HGRN2)
+  kTimeStep,      // g = rate D with D = softplus(x + bias) in [low, high], and v = D v    (Mamba-2)
 };
 
 struct DecayGateArgs {
   DecayGate gate = DecayGate::kSoftplus;
   const float* rate = nullptr;  // [heads]
   const float* bias = nullptr;  // [heads] or [heads, key_dim]; nullptr: zeros
-  float low = 0;
+  float low = 0, high = 0;
 };
 
 // From the projections of a token to what its memory reads: q, k, v, log decay, beta.
@@ -185,13 +186,25 @@ struct AdvanceArgs {
   float* o = nullptr;           // [token, output_heads, value_dim]
 };
 
-// y = norm_head(o / normaliser) * act(gate).
+// Where the output's RMSNorm stands.
+enum class OutputNorm : uint8_t {
+  kBeforeGate,  // y = norm(o) act(gate)
+  kAfterGate,   // y = norm(o act(gate))
+  kNone,        // y = o act(gate)
+};
+
+// From what was read, o <- o / normaliser + skip_weight skip, to what is projected. Norms are of
+// one head each; here heads are whatever is normalised together.
 struct MemoryOutputArgs {
   const float* o = nullptr;  // [token, heads, value_dim (+ 1 with a normaliser)]
   int heads = 0;
-  int value_dim = 0;              // without the normaliser
-  bool normalizer = false;        // the last column divides: o / (o_last + 1e-10)
+  int value_dim = 0;                   // without the normaliser
+  bool normalizer = false;             // the last column divides: o / (o_last + 1e-10)
+  Matrix skip;                         // [token, heads * value_dim]; data nullptr: none
+  const float* skip_weight = nullptr;  // [heads * value_dim]
+  OutputNorm norm = OutputNorm::kBeforeGate;
   const float* weight = nullptr;  // [value_dim], nullptr: ones
+  bool weight_per_head = false;   // the weight is [heads, value_dim]
   float eps = 1e-6f;
   Matrix gate;  // [token, heads * value_dim]; data nullptr: no gate
   Activation gate_activation = Activation::kNone;

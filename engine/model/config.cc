@@ -108,6 +108,27 @@ double Config::Float(absl::string_view field, double fallback, double min, doubl
   return *number;
 }
 
+std::vector<double> Config::Floats(absl::string_view field, std::vector<double> fallback,
+                                   double min, double max) {
+  const nlohmann::json* value = Find(field);
+  if (value == nullptr) {
+    return fallback;
+  }
+  std::vector<double> numbers;
+  for (const nlohmann::json& item : value->is_array() ? *value : nlohmann::json::array()) {
+    const std::optional<double> number = NumberOf(item);
+    if (number.has_value() && *number >= min && *number <= max) {
+      numbers.push_back(*number);
+    }
+  }
+  if (numbers.size() != fallback.size() || value->size() != fallback.size()) {
+    Fail(field,
+         absl::StrCat("allowed: a list of ", fallback.size(), " numbers from ", min, " to ", max));
+    return fallback;
+  }
+  return numbers;
+}
+
 bool Config::Bool(absl::string_view field, bool fallback) {
   const nlohmann::json* value = Find(field);
   if (value == nullptr) {

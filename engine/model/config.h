@@ -32,6 +32,9 @@ class Config {
   int Int(absl::string_view field, int fallback, int min = 1, int max = 1 << 24);
   // Also reads Infinity, bare or as {"__float__": "Infinity"}.
   double Float(absl::string_view field, double fallback, double min, double max);
+  // A list of as many such numbers as the fallback.
+  std::vector<double> Floats(absl::string_view field, std::vector<double> fallback, double min,
+                             double max);
   bool Bool(absl::string_view field, bool fallback);
   // One of `allowed`.
   std::string Text(absl::string_view field, absl::string_view fallback,

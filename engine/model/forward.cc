@@ -38,7 +38,7 @@ Widths WidthsOf(const ModelPlan& plan) {
     grow(widths.heads, shape.heads);
     grow(widths.read, int64_t{shape.output_heads()} * shape.value_dim);
     grow(widths.mixed, layer.mixer.out_proj.w.cols);
-    grow(widths.mlp, layer.activation.size);
+    grow(widths.mlp, layer.mlp.has_value() ? layer.mlp->activation.size : 0);
   }
   return widths;
 }
@@ -90,7 +90,7 @@ void BindMixer(const Buffers& buffers, MixerPlan& mixer) {
     inner.matmul.x = Column(buffers.projected, inner.from);
     inner.matmul.y = Column(buffers.projected, inner.to);
   }
-  mixer.token_mix.x = buffers.projected;
+  mixer.token_mix.x = Column(buffers.projected, mixer.mix_column);
 
   const Decay decay = DecayOf(mixer.advance.memory);
   const bool has_beta = HasBeta(mixer.advance.memory);
@@ -120,22 +120,31 @@ void BindMixer(const Buffers& buffers, MixerPlan& mixer) {
   } else {
     mixer.output.gate_activation = Activation::kNone;
   }
+  if (mixer.skip_column >= 0) {
+    mixer.output.skip = Column(buffers.projected, mixer.skip_column);
+  }
   mixer.out_proj.x = buffers.mixed;
   mixer.out_proj.y = buffers.residual;
+}
+
+void BindMlp(const Buffers& buffers, MlpPlan& mlp) {
+  mlp.norm.x = buffers.residual;
+  mlp.norm.y = buffers.normed;
+  mlp.gate_up.x = buffers.normed;
+  mlp.gate_up.y = buffers.gate_up;
+  mlp.activation.gate_up = buffers.gate_up;
+  mlp.activation.y = buffers.mlp;
+  mlp.down.x = buffers.mlp;
+  mlp.down.y = buffers.residual;
 }
 
 void BindLayer(const Buffers& buffers, LayerPlan& layer) {
   layer.mixer_norm.x = buffers.residual;
   layer.mixer_norm.y = buffers.normed;
   BindMixer(buffers, layer.mixer);
-  layer.mlp_norm.x = buffers.residual;
-  layer.mlp_norm.y = buffers.normed;
-  layer.gate_up.x = buffers.normed;
-  layer.gate_up.y = buffers.gate_up;
-  layer.activation.gate_up = buffers.gate_up;
-  layer.activation.y = buffers.mlp;
-  layer.down.x = buffers.mlp;
-  layer.down.y = buffers.residual;
+  if (layer.mlp.has_value()) {
+    BindMlp(buffers, *layer.mlp);
+  }
 }
 
 }  // namespace
@@ -220,10 +229,12 @@ void RunForward(const Slots& slots, ModelPlan& plan, Backend& backend) {
     backend.MemoryOutput(mixer.output);
     backend.MatMul(mixer.out_proj);
 
-    backend.Norm(layer.mlp_norm);
-    backend.MatMul(layer.gate_up);
-    backend.MlpActivation(layer.activation);
-    backend.MatMul(layer.down);
+    if (layer.mlp.has_value()) {
+      backend.Norm(layer.mlp->norm);
+      backend.MatMul(layer.mlp->gate_up);
+      backend.MlpActivation(layer.mlp->activation);
+      backend.MatMul(layer.mlp->down);
+    }
   }
   backend.Norm(plan.norm);
   backend.MatMul(plan.head);

@@ -3,6 +3,7 @@
 #ifndef EVENFLOW_ENGINE_MODEL_PLAN_H_
 #define EVENFLOW_ENGINE_MODEL_PLAN_H_
 
+#include <optional>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -21,21 +22,27 @@ struct InnerProjection {
 struct MixerPlan {
   MatMulArgs in_proj;  // D -> all projections side by side
   std::vector<InnerProjection> inner;
-  TokenMixArgs token_mix;   // over the first channels of these; channels 0: none
+  int mix_column = 0;       // first column of the convolution's channels among these
+  TokenMixArgs token_mix;   // channels 0: none
   MemoryInputsArgs inputs;  // with the memory's shape
   AdvanceArgs advance;      // memory kind and, for a constant decay, log_decay
   MemoryOutputArgs output;
   int gate_column = -1;  // first column of the output gate among the projections; -1: none
+  int skip_column = -1;  // likewise of what the output adds, as the convolution left it
   MatMulArgs out_proj;   // -> D, added to the residual stream
+};
+
+struct MlpPlan {
+  NormArgs norm;
+  MatMulArgs gate_up;  // D -> 2 I: gate, then up
+  MlpActivationArgs activation;
+  MatMulArgs down;  // I -> D, added to the residual stream
 };
 
 struct LayerPlan {
   NormArgs mixer_norm;
   MixerPlan mixer;
-  NormArgs mlp_norm;
-  MatMulArgs gate_up;  // D -> 2 I: gate, then up
-  MlpActivationArgs activation;
-  MatMulArgs down;  // I -> D, added to the residual stream
+  std::optional<MlpPlan> mlp;
 };
 
 struct ModelPlan {

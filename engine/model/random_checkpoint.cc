@@ -114,6 +114,9 @@ std::string RandomConfig(const RandomModel& model) {
   if (model.model_type == "gated_deltanet") {
     config["head_dim"] = model.hidden_size / model.heads;
   }
+  if (model.model_type == "mamba2") {
+    config["head_dim"] = 2 * model.hidden_size / model.heads;
+  }
   return config.dump(2);
 }
 

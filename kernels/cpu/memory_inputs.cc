@@ -6,6 +6,7 @@
 #include "kernels/cpu/rotary.h"
 #include "kernels/cpu/step.h"
 #include "kernels/math/activations.h"
+#include "kernels/math/decay_gate.h"
 #include "kernels/math/head_norm.h"
 
 namespace evenflow {
@@ -58,24 +59,6 @@ void PrepareValues(const MemoryInputsArgs& args, const float* from, float* v) {
   }
 }
 
-// g of one channel, or of a whole head; see DecayGate.
-float Gate(const DecayGateArgs& args, int head, int64_t channel, float x) {
-  const float bias = args.bias == nullptr ? 0.0f : args.bias[channel];
-  switch (args.gate) {
-    case DecayGate::kSoftplus:
-      return args.rate[head] * Softplus(x + bias);
-    case DecayGate::kLogSigmoid: {
-      const float gate = LogSigmoid(x) / 16.0f;
-      return gate < args.low ? args.low : gate;
-    }
-    case DecayGate::kBounded:
-      return args.low * Sigmoid(-args.rate[head] * (x + bias));
-    case DecayGate::kLowerBounded:
-      return bias == 0.0f ? LogSigmoid(x) : std::log(bias + (1.0f - bias) * Sigmoid(x));
-  }
-  __builtin_unreachable();
-}
-
 void PrepareDecays(const MemoryInputsArgs& args, const float* from, int64_t token) {
   const MemoryShape& shape = args.shape;
   const int channels = args.decay_channels;
@@ -83,13 +66,26 @@ void PrepareDecays(const MemoryInputsArgs& args, const float* from, int64_t toke
   for (int head = 0; head < shape.heads; ++head) {
     for (int c = 0; c < channels; ++c) {
       const int64_t channel = int64_t{head} * channels + c;
-      g[channel] = Gate(args.decay, head, channel, from[channel]);
+      g[channel] = LogDecay(args.decay, head, channel, from[channel]);
     }
   }
   if (args.decay.gate == DecayGate::kLowerBounded) {
     float* k = args.k + token * shape.heads * channels;
     for (int i = 0; i < shape.heads * channels; ++i) {
       k[i] = -std::expm1(g[i]);
+    }
+  }
+}
+
+// v <- D v; each state has values of its own.
+void ScaleValues(const MemoryInputsArgs& args, const float* from, int64_t token) {
+  const int dim = args.shape.value_dim;
+  for (int head = 0; head < args.shape.heads; ++head) {
+    const float bias = args.decay.bias == nullptr ? 0.0f : args.decay.bias[head];
+    const float step = TimeStep(from[head] + bias, args.decay.low, args.decay.high);
+    float* const v = args.v + (token * args.shape.heads + head) * dim;
+    for (int i = 0; i < dim; ++i) {
+      v[i] *= step;
     }
   }
 }
@@ -131,6 +127,9 @@ void CpuMemoryInputs(const MemoryInputsArgs& args, const CpuStep& step, WorkerPo
     PrepareValues(args, projected + args.v_column, args.v + token * value_size);
     if (args.decay_column >= 0) {
       PrepareDecays(args, projected + args.decay_column, token);
+    }
+    if (args.decay.gate == DecayGate::kTimeStep) {
+      ScaleValues(args, projected + args.decay_column, token);
     }
     if (args.beta != nullptr) {
       PrepareWriteStrengths(args, projected, token);

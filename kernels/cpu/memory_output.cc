@@ -7,25 +7,48 @@
 namespace evenflow {
 namespace {
 
-// One head of one token: y = RMSNorm(o / normaliser) * weight * act(gate), [value_dim].
-void OutputHead(const MemoryOutputArgs& args, const float* o, const float* gate, float* y) {
+// One head of one token, each [value_dim].
+struct HeadOutput {
+  const float* o;
+  const float* skip;  // nullptr: none
+  const float* skip_weight;
+  const float* gate;    // nullptr: none
+  const float* weight;  // nullptr: ones
+  float* y;
+};
+
+void OutputHead(const MemoryOutputArgs& args, const HeadOutput& head) {
   const int dim = args.value_dim;
-  const float scale = args.normalizer ? NormalizerFactor(o[dim]) : 1.0f;
-  const float squares = Sum(dim, [&](int64_t i) { return (o[i] * scale) * (o[i] * scale); });
-  const float factor = InverseRms(squares, dim, args.eps);
+  float* const y = head.y;
+  const float scale = args.normalizer ? NormalizerFactor(head.o[dim]) : 1.0f;
+  const auto read = [&](int64_t i) {
+    const float o = head.o[i] * scale;
+    return head.skip == nullptr ? o : o + head.skip_weight[i] * head.skip[i];
+  };
   // The gate may lie where y does.
-  if (gate == nullptr) {
+  if (head.gate == nullptr) {
     for (int i = 0; i < dim; ++i) {
       y[i] = 1.0f;
     }
   } else {
-    std::memmove(y, gate, static_cast<size_t>(dim) * sizeof(float));
+    std::memmove(y, head.gate, static_cast<size_t>(dim) * sizeof(float));
     Activate(args.gate_activation, y, dim);
   }
-  for (int i = 0; i < dim; ++i) {
-    const float weight = args.weight == nullptr ? 1.0f : args.weight[i];
-    y[i] *= o[i] * scale * factor * weight;
+  float factor = 1.0f;
+  if (args.norm == OutputNorm::kBeforeGate) {
+    factor = InverseRms(Sum(dim, [&](int64_t i) { return read(i) * read(i); }), dim, args.eps);
+  } else if (args.norm == OutputNorm::kAfterGate) {
+    const auto square = [&](int64_t i) { return (read(i) * y[i]) * (read(i) * y[i]); };
+    factor = InverseRms(Sum(dim, square), dim, args.eps);
   }
+  for (int i = 0; i < dim; ++i) {
+    const float weight = head.weight == nullptr ? 1.0f : head.weight[i];
+    y[i] *= read(i) * factor * weight;
+  }
+}
+
+const float* ColumnOf(const Matrix& matrix, int64_t token, int64_t column) {
+  return matrix.data == nullptr ? nullptr : RowOf(matrix, token) + column;
 }
 
 }  // namespace
@@ -37,9 +60,12 @@ void CpuMemoryOutput(const MemoryOutputArgs& args, const CpuStep& step, WorkerPo
   ForItems(pool, items, args.value_dim * kWorkPerElement, [&](int64_t item) {
     const int64_t token = item / args.heads;
     const int64_t column = item % args.heads * args.value_dim;
-    const float* const gate =
-        args.gate.data == nullptr ? nullptr : RowOf(args.gate, token) + column;
-    OutputHead(args, args.o + item * stride, gate, MutableRowOf(args.y, token) + column);
+    const bool own_weight = args.weight != nullptr && args.weight_per_head;
+    OutputHead(args,
+               {args.o + item * stride, ColumnOf(args.skip, token, column),
+                args.skip_weight == nullptr ? nullptr : args.skip_weight + column,
+                ColumnOf(args.gate, token, column), own_weight ? args.weight + column : args.weight,
+                MutableRowOf(args.y, token) + column});
   });
 }
 

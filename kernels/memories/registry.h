@@ -10,6 +10,7 @@
 #include "kernels/memories/kimi_delta_rule.h"
 #include "kernels/memories/linear_attention.h"
 #include "kernels/memories/retention.h"
+#include "kernels/memories/state_space_duality.h"
 
 #define EVENFLOW_MEMORIES(M) \
   M(Retention)               \
@@ -17,7 +18,8 @@
   M(DeltaRule)               \
   M(GatedDeltaRule)          \
   M(GatedLinearAttention)    \
-  M(KimiDeltaRule)
+  M(KimiDeltaRule)           \
+  M(StateSpaceDuality)
 
 namespace evenflow {
 

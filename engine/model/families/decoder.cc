@@ -31,24 +31,26 @@ NormArgs PlanNorm(const MixerSource& source, const std::string& name) {
   return args;
 }
 
-void PlanMlp(const Family& family, MixerSource& source, const std::string& prefix,
-             LayerPlan* layer) {
+MlpPlan PlanMlp(const Family& family, MixerSource& source, const std::string& prefix) {
   Config& config = source.config;
   Weights& weights = source.weights;
   const std::string gate = prefix + "mlp.gate_proj.weight";
   const std::string up = prefix + "mlp.up_proj.weight";
   const std::string down = prefix + "mlp.down_proj.weight";
   const int size = IntermediateSize(family, config, weights, down);
+  MlpPlan mlp;
+  mlp.norm = PlanNorm(source, prefix + "mlp_norm.weight");
   // Files from before February 2025 hold gate and up in one tensor.
   if (weights.Has(gate) && !weights.Has(up)) {
-    layer->gate_up.w = weights.Matrix({{gate, {2 * size, source.hidden_size}}});
+    mlp.gate_up.w = weights.Matrix({{gate, {2 * size, source.hidden_size}}});
   } else {
-    layer->gate_up.w =
+    mlp.gate_up.w =
         weights.Matrix({{gate, {size, source.hidden_size}}, {up, {size, source.hidden_size}}});
   }
-  layer->activation.size = size;
-  layer->down.w = weights.Matrix({{down, {source.hidden_size, size}}});
-  layer->down.add = true;
+  mlp.activation.size = size;
+  mlp.down.w = weights.Matrix({{down, {source.hidden_size, size}}});
+  mlp.down.add = true;
+  return mlp;
 }
 
 void CheckCommon(Config& config) {
@@ -67,26 +69,29 @@ absl::StatusOr<ModelPlan> PlanModel(const Family& family, Config& config, Weight
   plan.vocab_size = config.Int("vocab_size", 32000);
   const int layers = config.Int("num_hidden_layers", family.default_layers, 1, 4096);
   const bool tied = config.Bool("tie_word_embeddings", false);
-  const double old_eps = config.Float("rms_norm_eps", 1e-6, 0, 1);
+  const Skeleton& skeleton = family.skeleton;
+  const double old_eps = config.Float(skeleton.old_norm_eps, skeleton.default_norm_eps, 0, 1);
   const auto eps = static_cast<float>(config.Float("norm_eps", old_eps, 0, 1));
 
   // Files saved from the bare base model lack the prefix.
-  const std::string prefix = weights.Has("embeddings.weight") ? "" : "model.";
+  const std::string prefix = weights.Has("embeddings.weight") ? "" : std::string(skeleton.prefix);
   plan.embed.table =
       weights.Matrix({{prefix + "embeddings.weight", {plan.vocab_size, plan.hidden_size}}});
   for (int i = 0; i < layers && config.status().ok() && weights.status().ok(); ++i) {
     const std::string layer_prefix = absl::StrCat(prefix, "layers.", i, ".");
-    MixerSource source{config, weights, layer_prefix + "attn.", prefix,
-                       i,      layers,  plan.hidden_size,       eps};
+    MixerSource source{config,           weights, absl::StrCat(layer_prefix, skeleton.mixer),
+                       prefix,           i,       layers,
+                       plan.hidden_size, eps};
     LayerPlan layer;
-    layer.mixer_norm = PlanNorm(source, layer_prefix + "attn_norm.weight");
+    layer.mixer_norm = PlanNorm(source, absl::StrCat(layer_prefix, skeleton.mixer_norm));
     layer.mixer = family.plan_mixer(source);
-    layer.mlp_norm = PlanNorm(source, layer_prefix + "mlp_norm.weight");
-    PlanMlp(family, source, layer_prefix, &layer);
+    if (skeleton.has_mlp) {
+      layer.mlp = PlanMlp(family, source, layer_prefix);
+    }
     plan.layers.push_back(std::move(layer));
   }
   const MixerSource top{config, weights, prefix, prefix, layers, layers, plan.hidden_size, eps};
-  plan.norm = PlanNorm(top, prefix + "norm.weight");
+  plan.norm = PlanNorm(top, absl::StrCat(prefix, skeleton.norm));
   plan.norm.tokens = TokenSet::kLogits;
   if (tied) {
     weights.Ignore("lm_head.weight");

@@ -29,11 +29,23 @@ struct MixerSource {
   std::string Name(absl::string_view tensor) const { return prefix + std::string(tensor); }
 };
 
+// The names around the mixers, and what else differs there.
+struct Skeleton {
+  absl::string_view prefix = "model.";
+  absl::string_view mixer = "attn.";
+  absl::string_view mixer_norm = "attn_norm.weight";
+  absl::string_view norm = "norm.weight";
+  absl::string_view old_norm_eps = "rms_norm_eps";  // norm_eps in older files
+  double default_norm_eps = 1e-6;
+  bool has_mlp = true;
+};
+
 struct Family {
   absl::string_view model_type;
   int default_layers = 0;
   double default_hidden_ratio = 0;
   MixerPlan (*plan_mixer)(MixerSource& source) = nullptr;
+  Skeleton skeleton = {};
 };
 
 MixerPlan PlanRetNetMixer(MixerSource& source);
@@ -43,6 +55,7 @@ MixerPlan PlanGatedDeltaNetMixer(MixerSource& source);
 MixerPlan PlanGlaMixer(MixerSource& source);
 MixerPlan PlanHgrn2Mixer(MixerSource& source);
 MixerPlan PlanKdaMixer(MixerSource& source);
+MixerPlan PlanMamba2Mixer(MixerSource& source);
 
 // The family of the config's model_type; INVALID_ARGUMENT lists those there are.
 absl::StatusOr<Family> FindFamily(Config& config);

@@ -6,6 +6,9 @@
 namespace evenflow {
 namespace {
 
+constexpr Skeleton kMamba{"backbone.",          "mixer.", "norm.weight",    "norm_f.weight",
+                          "layer_norm_epsilon", 1e-5,     /*has_mlp=*/false};
+
 constexpr Family kFamilies[] = {
     {"retnet", 24, 2, PlanRetNetMixer},
     {"linear_attn", 24, 4, PlanLinearAttentionMixer},
@@ -14,6 +17,7 @@ constexpr Family kFamilies[] = {
     {"gla", 24, 4, PlanGlaMixer},
     {"hgrn2", 24, 4, PlanHgrn2Mixer},
     {"kda", 24, 4, PlanKdaMixer},
+    {"mamba2", 48, 0, PlanMamba2Mixer, kMamba},
 };
 
 }  // namespace
