@@ -111,8 +111,11 @@ std::string RandomConfig(const RandomModel& model) {
                                    {"num_hidden_layers", model.layers},
                                    {"num_heads", model.heads},
                                    {"vocab_size", model.vocab_size}};
-  if (model.model_type == "gated_deltanet") {
+  if (model.model_type == "gated_deltanet" || model.model_type == "kda") {
     config["head_dim"] = model.hidden_size / model.heads;
+  }
+  if (model.model_type == "hgrn2") {
+    config["expand_ratio"] = model.hidden_size / model.heads;
   }
   if (model.model_type == "mamba2") {
     config["head_dim"] = 2 * model.hidden_size / model.heads;

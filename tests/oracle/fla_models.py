@@ -58,6 +58,10 @@ def softplus(x):
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
+def logsigmoid(x):
+    return -softplus(-x)
+
+
 def silu(x):
     return x * sigmoid(x)
 
@@ -112,12 +116,13 @@ def delta_write(S, k, v, beta, decay=1.0):
 # ------------------------------------------------------------------------------------- models
 class Model:
     forget = False
+    root, eps_default = 'model.', 1e-6
 
     def __init__(self, cfg, w):
         self.c, self.w = cfg, w
-        self.prefix = '' if 'embeddings.weight' in w else 'model.'
+        self.prefix = '' if 'embeddings.weight' in w else self.root
         self.D, self.L = cfg['hidden_size'], cfg['num_hidden_layers']
-        self.eps = cfg.get('norm_eps', cfg.get('rms_norm_eps', 1e-6))
+        self.eps = cfg.get('norm_eps', cfg.get('rms_norm_eps', cfg.get('layer_norm_epsilon', self.eps_default)))
         self.emb = w[self.prefix + 'embeddings.weight']
         self.head = self.emb if cfg.get('tie_word_embeddings') else w['lm_head.weight']
 
@@ -157,10 +162,10 @@ class Model:
         st[name] = xx[1:]
         return act(y)
 
-    def proj(self, i, name, x, st, act):
-        """name in q, k, v: projection, short convolution if the model has one, activation."""
+    def proj(self, i, name, x, st, act, has_conv=True):
+        """name in q, k, v, ...: projection, short convolution if the model has one, activation."""
         y = self.lin(i, f'attn.{name}_proj', x)
-        if self.c.get('use_short_conv', True):
+        if self.c.get('use_short_conv', has_conv):
             return self.conv(i, f'attn.{name}_conv1d', y, st, act)
         return act(y)
 
@@ -286,22 +291,121 @@ class DeltaNet(Model):
 
 
 class GatedDeltaNet(Model):
-    def mixer(self, i, x, st):
+    sizes = 6, 256, 2.0                     # defaults of num_heads, head_dim, expand_v
+
+    def decay(self, i, x):
+        return -np.exp(self.t(i, 'attn.A_log')) * softplus(self.lin(i, 'attn.a_proj', x) + self.t(i, 'attn.dt_bias'))
+
+    def read(self, i, x, st):
+        """The memory's outputs, [HV, V]."""
         c = self.c
-        H = c.get('num_heads', 6)
-        HV, K = c.get('num_v_heads') or H, c.get('head_dim', 256)
-        V = round(K * c.get('expand_v', 2.0))
+        H = c.get('num_heads', self.sizes[0])
+        HV, K = c.get('num_v_heads') or H, c.get('head_dim', self.sizes[1])
+        V = round(K * c.get('expand_v', self.sizes[2]))
         q, k, v = (self.proj(i, n, x, st, silu) for n in 'qkv')
         q = np.repeat(l2norm(q.reshape(H, K)), HV // H, 0) * K ** -0.5
         k = np.repeat(l2norm(k.reshape(H, K)), HV // H, 0)
         beta = sigmoid(self.lin(i, 'attn.b_proj', x)) * (2 if c.get('allow_neg_eigval') else 1)
-        g = -np.exp(self.t(i, 'attn.A_log')) * softplus(self.lin(i, 'attn.a_proj', x) + self.t(i, 'attn.dt_bias'))
         S = self.S(st, HV, K, V)
-        delta_write(S, k, v.reshape(HV, V), beta, np.exp(g)[:, None])
-        return self.out(i, read_state(q, S), x, self.t(i, 'attn.o_norm.weight'), c.get('use_gate', True))
+        delta_write(S, k, v.reshape(HV, V), beta, np.exp(self.decay(i, x)).reshape(HV, -1))
+        return read_state(q, S)
+
+    def mixer(self, i, x, st):
+        return self.out(i, self.read(i, x, st), x, self.t(i, 'attn.o_norm.weight'), self.c.get('use_gate', True))
 
 
-MODELS = {'retnet': RetNet, 'linear_attn': LinearAttn, 'delta_net': DeltaNet, 'gated_deltanet': GatedDeltaNet}
+class KDA(GatedDeltaNet):
+    sizes = 16, 128, 1.0
+
+    def low_rank(self, i, name, x):
+        return self.lin(i, name + '.1', self.lin(i, name + '.0', x))
+
+    def decay(self, i, x):
+        a = np.exp(self.t(i, 'attn.A_log'))
+        f = (self.low_rank(i, 'attn.f_proj', x) + self.t(i, 'attn.dt_bias')).reshape(a.size, -1)
+        bound = self.c.get('lower_bound')
+        return -a[:, None] * softplus(f) if bound is None else bound * sigmoid(a[:, None] * f)
+
+    def mixer(self, i, x, st):
+        y = rmsnorm(self.read(i, x, st), self.t(i, 'attn.o_norm.weight'), self.eps)
+        return self.lin(i, 'attn.o_proj', y.ravel() * sigmoid(self.low_rank(i, 'attn.g_proj', x)))
+
+
+class GLA(Model):
+    expand_k, expand_v = 0.5, 1.0
+
+    def mixer(self, i, x, st):
+        c = self.c
+        self.heads()
+        H, Hk, K, V = self.H, self.Hk, self.K, self.V
+        act = silu if c.get('use_short_conv', False) else ACT['identity']
+        phi = ACT[c.get('feature_map') or 'identity']
+        q = phi(self.proj(i, 'q', x, st, act, False)).reshape(H, K)
+        k = phi(self.proj(i, 'k', x, st, act, False)).reshape(Hk, K)
+        v = self.proj(i, 'v', x, st, act, False).reshape(Hk, V)
+        g = logsigmoid(self.lin(i, 'attn.gk_proj.1', self.lin(i, 'attn.gk_proj.0', x))).reshape(Hk, K) / 16
+        if c.get('clamp_min') is not None:
+            g = np.maximum(g, c['clamp_min'])
+        k, v, g = (np.repeat(a, H // Hk, 0) for a in (k, v, g))
+        S = self.S(st, H, K, V)
+        write_state(S, k, v, np.exp(g))
+        return self.out(i, read_state(q * K ** -0.5, S), x,
+                        self.norm_weight(i, 'attn.g_norm_swish_gate.weight', 'attn.g_norm.weight'),
+                        c.get('use_output_gate', True))
+
+
+class HGRN2(Model):
+    def mixer(self, i, x, st):
+        c = self.c
+        K = c.get('expand_ratio', 128) or self.D // c['num_heads']
+        H = self.D // K
+        q, f, v = (self.proj(i, n, x, st, ACT['identity'], False) for n in 'qfi')
+        g = logsigmoid(f)
+        if i > 0 and c.get('use_lower_bound', True):
+            p = softmax(self.w[self.prefix + 'lower_bounds'], 0)
+            bound = p[1:i + 1].sum(0)
+            g = np.log(bound + (1 - bound) * sigmoid(f))
+        S = self.S(st, H, K, K)
+        write_state(S, -np.expm1(g).reshape(H, K), v.reshape(H, K), np.exp(g).reshape(H, K))
+        o = read_state(silu(q).reshape(H, K) * K ** -0.5, S).ravel()
+        return self.lin(i, 'attn.o_proj', rmsnorm(o, self.norm_weight(i, 'attn.g_norm.weight'), 1e-5))
+
+
+class Mamba2(Model):
+    root, eps_default = 'backbone.', 1e-5
+
+    def mixer(self, i, x, st):
+        c = self.c
+        inner, P = int(c.get('expand', 2) * self.D), c.get('head_dim', 64)
+        H, G, N = inner // P, c.get('n_groups', 1), c.get('state_size', 128)
+        z, xbc, dt = np.split(self.lin(i, 'mixer.in_proj', x), [inner, 2 * (inner + G * N)])
+        v, k, q = np.split(self.conv(i, 'mixer.conv1d', xbc, st, silu), [inner, inner + G * N])
+        v, k, q = v.reshape(H, P), np.repeat(k.reshape(G, N), H // G, 0), np.repeat(q.reshape(G, N), H // G, 0)
+        limit = c.get('dt_limit', c.get('time_step_limit', (0, {'__float__': 'Infinity'})))
+        low, high = (float(a['__float__'] if isinstance(a, dict) else a) for a in limit)
+        dt = np.clip(softplus(dt + self.t(i, 'mixer.dt_bias')), low, high)[:, None]
+        S = self.S(st, H, N, P)
+        write_state(S, k, dt * v, np.exp(-np.exp(self.t(i, 'mixer.A_log'))[:, None] * dt))
+        d = self.t(i, 'mixer.D')
+        y = (read_state(q, S) + d.reshape(H, -1) * v).reshape(G, -1)
+        z = silu(z).reshape(G, -1)
+        if not c.get('rmsnorm', c.get('rms_norm', True)):
+            y = y * z
+        else:
+            w = self.t(i, 'mixer.norm.weight').reshape(G, -1)
+            y = rmsnorm(y, w, self.eps) * z if c.get('norm_before_gate') else rmsnorm(y * z, w, self.eps)
+        return self.lin(i, 'mixer.out_proj', y.ravel())
+
+    def step(self, token, state):
+        h = self.emb[token]
+        for i in range(self.L):
+            h = h + self.mixer(i, rmsnorm(h, self.t(i, 'norm.weight'), self.eps), state[i])
+            state[i]['n'] += 1
+        return self.head @ rmsnorm(h, self.w[self.prefix + 'norm_f.weight'], self.eps)
+
+
+MODELS = {'retnet': RetNet, 'linear_attn': LinearAttn, 'delta_net': DeltaNet, 'gated_deltanet': GatedDeltaNet,
+          'gla': GLA, 'hgrn2': HGRN2, 'kda': KDA, 'mamba2': Mamba2}
 
 
 def load(directory):

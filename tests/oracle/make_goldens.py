@@ -19,8 +19,8 @@ import fla_models
 TOKENS, VOCAB = 48, 64
 
 
-def tensors_of(c):
-    """name -> shape, of the layout that flash-linear-attention writes today."""
+def mixer_tensors(c):
+    """name -> shape: the mixers with one decay a head, or none."""
     D, H, m = c['hidden_size'], c.get('num_heads', c.get('num_attention_heads')), c['model_type']
     Hk, HV = c.get('num_kv_heads') or H, c.get('num_v_heads') or H
     if m == 'gated_deltanet':
@@ -59,7 +59,73 @@ def tensors_of(c):
                 t[f'feature_map_{s}.{layer}.weight'] = (K, K)
                 if c['feature_map'] != 't2r':
                     t[f'feature_map_{s}.{layer}.bias'] = (K,)
+    return t
+
+
+def channel_mixer_tensors(c):
+    """name -> shape: the mixers with one decay a key channel."""
+    D, m = c['hidden_size'], c['model_type']
+    if m == 'hgrn2':
+        K = c['expand_ratio'] or D // c['num_heads']
+        streams, t = {s: (D // K) * K for s in 'qfi'}, {'o_proj.weight': (D, D)}
+    elif m == 'gla':
+        H = c['num_heads']
+        Hk, K, V = c.get('num_kv_heads') or H, round(D * c['expand_k']) // H, round(D * c['expand_v']) // H
+        streams = {'q': H * K, 'k': Hk * K, 'v': Hk * V}
+        t = {'gk_proj.0.weight': (16, D), 'gk_proj.1.weight': (Hk * K, 16), 'gk_proj.1.bias': (Hk * K,),
+             'o_proj.weight': (D, H * V)}
+        if c.get('use_output_gate', True):
+            t['g_proj.weight'] = (H * V, D)
+    else:
+        H, K = c['num_heads'], c['head_dim']
+        HV, V = c.get('num_v_heads') or H, round(K * c['expand_v'])
+        streams = {'q': H * K, 'k': H * K, 'v': HV * V}
+        t = {'f_proj.0.weight': (V, D), 'f_proj.1.weight': (HV * K, V), 'b_proj.weight': (HV, D), 'A_log': (HV,),
+             'dt_bias': (HV * K,), 'g_proj.0.weight': (V, D), 'g_proj.1.weight': (HV * V, V),
+             'g_proj.1.bias': (HV * V,), 'o_norm.weight': (V,), 'o_proj.weight': (D, HV * V)}
+    if m != 'kda' and c.get('elementwise_affine', True):
+        t['g_norm.weight'] = (D if m == 'hgrn2' else V,)
+    t |= {f'{s}_proj.weight': (n, D) for s, n in streams.items()}
+    if c.get('use_short_conv', m == 'kda'):
+        t |= {f'{s}_conv1d.weight': (n, 1, c.get('conv_size', 4)) for s, n in streams.items()}
+    return t
+
+
+def mamba2_mixer_tensors(c):
+    D, G, N = c['hidden_size'], c['n_groups'], c['state_size']
+    inner = int(c['expand'] * D)
+    H, mixed = inner // c['head_dim'], inner + 2 * G * N
+    t = {'in_proj.weight': (inner + mixed + H, D), 'conv1d.weight': (mixed, 1, c['conv_kernel']), 'A_log': (H,),
+         'dt_bias': (H,), 'D': (inner if c.get('D_has_hdim') else H,), 'out_proj.weight': (D, inner)}
+    if c.get('use_conv_bias', True):
+        t['conv1d.bias'] = (mixed,)
+    if c.get('use_bias'):
+        t |= {'in_proj.bias': (inner + mixed + H,), 'out_proj.bias': (D,)}
+    if c.get('rmsnorm', c.get('rms_norm', True)):
+        t['norm.weight'] = (inner,)
+    return t
+
+
+def mamba2_tensors_of(c):
+    D = c['hidden_size']
+    out = {'backbone.embeddings.weight': (VOCAB, D), 'backbone.norm_f.weight': (D,)}
+    if not c.get('tie_word_embeddings'):
+        out['lm_head.weight'] = (VOCAB, D)
+    for i in range(c['num_hidden_layers']):
+        p = f'backbone.layers.{i}.'
+        out |= {p + 'norm.weight': (D,)} | {p + 'mixer.' + n: s for n, s in mamba2_mixer_tensors(c).items()}
+    return out
+
+
+def tensors_of(c):
+    """name -> shape, of the layout that flash-linear-attention writes today."""
+    D, m = c['hidden_size'], c['model_type']
+    if m == 'mamba2':
+        return mamba2_tensors_of(c)
+    t = (channel_mixer_tensors if m in ('gla', 'hgrn2', 'kda') else mixer_tensors)(c)
     out = {'model.embeddings.weight': (VOCAB, D), 'model.norm.weight': (D,)}
+    if m == 'hgrn2' and c.get('use_lower_bound', True):
+        out['model.lower_bounds'] = (c['num_hidden_layers'], D)
     if not c.get('tie_word_embeddings'):
         out['lm_head.weight'] = (VOCAB, D)
     for i in range(c['num_hidden_layers']):
@@ -146,7 +212,7 @@ def joined_mlp(values, rng):
 
 
 def without_prefix(values, rng):
-    values = {n.removeprefix('model.'): v for n, v in values.items()}
+    values = {n.removeprefix('model.').removeprefix('backbone.'): v for n, v in values.items()}
     return values | {'layers.0.attn.rotary.inv_freq': np.ones(4)}
 
 
@@ -160,6 +226,10 @@ def unused_and_biased(values, rng):
     extra |= {n.replace('.weight', '.bias'): rng.standard_normal(v.shape[0])
               for n, v in values.items() if n.endswith('b_proj.weight')}
     return values | extra
+
+
+def wide_bounds(values, rng):
+    return {n: 3 * v if n.endswith('lower_bounds') else v for n, v in values.items()}
 
 
 def mixed(name):
@@ -205,6 +275,33 @@ def main(root):
     make(root, 'gated_deltanet-no-gate', g | {'use_gate': False, 'expand_v': 1.0, 'num_heads': 3},
          edit=unused_and_biased)
     make(root, 'gated_deltanet-no-conv', g | {'use_short_conv': False, 'num_v_heads': 6}, 'F16')
+
+    a = {'model_type': 'gla', 'num_heads': 4, 'expand_k': 0.5, 'expand_v': 1.0}
+    make(root, 'gla-grouped-conv-clamp', a | {'num_kv_heads': 2, 'use_short_conv': True, 'conv_size': 3, 'expand_k': 1.0,
+                                              'clamp_min': -0.03}, mixed, edit=convolution_bias)
+    make(root, 'gla-relu-no-gate', a | {'feature_map': 'relu', 'use_output_gate': False, 'elementwise_affine': False,
+                                        'num_kv_heads': 1}, 'F32')
+
+    h = {'model_type': 'hgrn2', 'expand_ratio': 8, 'num_heads': None}
+    make(root, 'hgrn2-conv-no-bounds', h | {'use_short_conv': True, 'use_lower_bound': False, 'norm_eps': 1e-3}, mixed)
+    make(root, 'hgrn2-heads-bounds', h | {'expand_ratio': None, 'num_heads': 2, 'elementwise_affine': False,
+                                          'num_hidden_layers': 4}, edit=wide_bounds)
+
+    k = {'model_type': 'kda', 'num_heads': 2, 'head_dim': 16, 'expand_v': 1.0}
+    make(root, 'kda-grouped', k | {'num_v_heads': 4, 'expand_v': 0.5, 'allow_neg_eigval': True}, mixed)
+    make(root, 'kda-lower-bound-no-conv', k | {'lower_bound': -5.0, 'safe_gate': True, 'use_short_conv': False,
+                                               'expand_v': 2.0}, 'F16')
+
+    m = {'model_type': 'mamba2', 'expand': 2, 'head_dim': 16, 'state_size': 8, 'n_groups': 1, 'conv_kernel': 4,
+         'num_heads': 77, 'dt_limit': [0.0, {'__float__': 'Infinity'}], 'hidden_act': 'silu'}
+    make(root, 'mamba2-two-groups', m | {'n_groups': 2, 'D_has_hdim': True, 'norm_before_gate': True,
+                                         'use_conv_bias': False}, mixed)
+    make(root, 'mamba2-four-groups', m | {'n_groups': 4, 'use_bias': True, 'dt_limit': [0.4, 1.1], 'conv_kernel': 3})
+    make(root, 'mamba2-no-norm', m | {'rmsnorm': False, 'tie_word_embeddings': True, 'head_dim': 32,
+                                      'state_size': 24}, 'F32')
+    make(root, 'mamba2-old-names', {n: v for n, v in m.items() if n != 'dt_limit'} |
+         {'rms_norm': True, 'layer_norm_epsilon': 1e-3, 'time_step_limit': [0.1, float('inf')], 'n_groups': 2}, 'F16',
+         without_prefix)
 
 
 if __name__ == '__main__':

@@ -97,7 +97,8 @@ TEST_F(ModelTest, LoadReportsProgressUpToOne) {
 }
 
 TEST_F(ModelTest, RandomCheckpointsOfAllFamiliesComputeFiniteLogits) {
-  for (const char* type : {"retnet", "linear_attn", "delta_net", "gated_deltanet"}) {
+  for (const char* type : {"retnet", "linear_attn", "delta_net", "gated_deltanet", "gla", "hgrn2",
+                           "kda", "mamba2"}) {
     Write(RandomConfig({type, 64, 2, 2, 100}));
     absl::StatusOr<std::unique_ptr<Model>> model = Load();
     ASSERT_TRUE(model.ok()) << type << ": " << model.status();
