@@ -27,7 +27,12 @@ struct Slots {
 };
 
 enum class Activation : uint8_t { kNone, kSilu, kRelu, kElu1, kSigmoid };
-enum class NormKind : uint8_t { kRms, kLayer };
+enum class NormKind : uint8_t {
+  kRms,    // x / sqrt(mean(x^2) + eps) * weight + bias
+  kLayer,  // the same of x - mean(x)
+  kDyT,    // tanh(alpha x) * weight + bias
+  kDerf,   // erf(alpha x + shift) * weight + bias
+};
 enum class TokenSet : uint8_t { kAll, kLogits };  // which tokens of the step an operation covers
 
 // out[t] = table[id of t].
@@ -47,8 +52,7 @@ struct MatMulArgs {
   TokenSet tokens = TokenSet::kAll;
 };
 
-// RMSNorm y = x / sqrt(mean(x^2) + eps) * weight, or LayerNorm. With kLogits, output row i is input
-// row logit_tokens[i].
+// y = norm(x), see NormKind. With kLogits, output row i is input row logit_tokens[i].
 struct NormArgs {
   Matrix x;  // [token, dim]
   Matrix y;
@@ -57,6 +61,7 @@ struct NormArgs {
   const float* weight = nullptr;  // [dim], nullptr: ones
   const float* bias = nullptr;    // [dim], nullptr: zeros
   float eps = 1e-6f;
+  float alpha = 1, shift = 0;
   TokenSet tokens = TokenSet::kAll;
 };
 

@@ -58,7 +58,7 @@ void Weights::Fail(absl::Status status) {
 }
 
 const TensorEntry* Weights::Find(const TensorPart& part) {
-  if (!part.optional) {
+  if (!part.optional && asked_names_.insert(part.name).second) {
     asked_.push_back(part);
   }
   if (checkpoint_ == nullptr || !status_.ok()) {

@@ -63,7 +63,7 @@ class Weights {
 
   int64_t parameters() const { return parameters_; }  // elements of the tensors used
 
-  // What was asked for, optional parts excluded.
+  // What was asked for, each once, optional parts excluded.
   const std::vector<TensorPart>& asked() const { return asked_; }
 
  private:
@@ -79,6 +79,7 @@ class Weights {
   std::function<void(double)> progress_;
   std::set<std::string, std::less<>> used_;
   std::vector<TensorPart> asked_;
+  std::set<std::string> asked_names_;
   absl::Status status_;
   int64_t parameters_ = 0;
   uint64_t bytes_read_ = 0;

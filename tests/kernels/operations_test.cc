@@ -140,6 +140,37 @@ TEST(MlpActivationTest, EqualsTheFormula) {
   test::ExpectUlps(y, expected, 6);  // silu within 5, a product
 }
 
+TEST(NormTest, MapsChannels) {
+  constexpr int kTokens = 5;
+  constexpr int kDim = 77;
+  const std::vector<float> weight = RandomFloats(kDim, 2);
+  const std::vector<float> bias = RandomFloats(kDim, 3);
+  std::vector<float> x = RandomFloats(kTokens * kDim, 4, 3);
+  WorkerPool pool(2);
+  for (const NormKind kind : {NormKind::kDyT, NormKind::kDerf}) {
+    std::vector<float> y(kTokens * kDim);
+    CpuNorm({.x = MatrixOf(x, kDim),
+             .y = MatrixOf(y, kDim),
+             .dim = kDim,
+             .kind = kind,
+             .weight = weight.data(),
+             .bias = bias.data(),
+             .alpha = 0.75f,
+             .shift = -0.25f},
+            test::StepOf(kTokens), pool);
+    std::vector<double> expected, tolerance;
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double z = 0.75 * double{x[i]};
+      const double mapped = kind == NormKind::kDyT ? std::tanh(z) : std::erf(z - 0.25);
+      expected.push_back(mapped * weight[i % kDim] + bias[i % kDim]);
+      // The argument is rounded twice at slopes of up to 1.2, the function and the result once.
+      tolerance.push_back(6 * test::kEps *
+                          (std::fabs(weight[i % kDim]) + std::fabs(bias[i % kDim])));
+    }
+    test::ExpectClose(y, expected, tolerance);
+  }
+}
+
 struct OutputCase {
   bool normalizer, weight;
   Activation gate;
@@ -194,6 +225,62 @@ TEST(MemoryOutputTest, EqualsTheFormula) {
     CpuMemoryOutput(args, test::StepOf(kTokens), pool);
     // Squares are summed without cancellation: a dozen roundings in all, and five of the gate.
     test::ExpectUlps(y, expected, 20);
+  }
+}
+
+// Mamba-2's: groups of heads, what the convolution left added, the norm anywhere.
+TEST(MemoryOutputTest, AddsTheSkipAndNormsWhereItIsAsked) {
+  constexpr int kTokens = 4;
+  constexpr int kGroups = 3;
+  constexpr int kDim = 35;
+  constexpr float kEpsilon = 1e-2f;
+  constexpr size_t kWidth = kGroups * kDim;
+  const std::vector<float> o = RandomFloats(kTokens * kWidth, 21);
+  const std::vector<float> skip_weight = RandomFloats(kWidth, 22);
+  const std::vector<float> weight = RandomFloats(kWidth, 23);
+  std::vector<float> skip = RandomFloats(kTokens * kWidth, 24);
+  std::vector<float> gate = RandomFloats(kTokens * kWidth, 25);
+  WorkerPool pool(2);
+  for (const OutputNorm norm :
+       {OutputNorm::kBeforeGate, OutputNorm::kAfterGate, OutputNorm::kNone}) {
+    std::vector<double> expected, tolerance;
+    for (size_t group = 0; group < kTokens * kGroups; ++group) {
+      double squares = 0;
+      std::vector<double> x, size;
+      for (size_t i = 0; i < kDim; ++i) {
+        const size_t at = group * kDim + i;
+        const double added = double{skip_weight[at % kWidth]} * double{skip[at]};
+        x.push_back(o[at] + added);
+        size.push_back(std::fabs(o[at]) + std::fabs(added));
+        const double normed = norm == OutputNorm::kAfterGate ? x[i] * DoubleSilu(gate[at]) : x[i];
+        squares += normed * normed / kDim;
+      }
+      const bool is_none = norm == OutputNorm::kNone;
+      const double factor = is_none ? 1 : 1 / std::sqrt(squares + kEpsilon);
+      for (size_t i = 0; i < kDim; ++i) {
+        const size_t at = group * kDim + i;
+        const double rest = DoubleSilu(gate[at]) * factor * (is_none ? 1 : weight[at % kWidth]);
+        expected.push_back(x[i] * rest);
+        // As above; o and the skip may cancel.
+        tolerance.push_back(20 * test::kEps * size[i] * std::fabs(rest));
+      }
+    }
+    std::vector<float> y(kTokens * kWidth);
+    MemoryOutputArgs args;
+    args.o = o.data();
+    args.heads = kGroups;
+    args.value_dim = kDim;
+    args.skip = MatrixOf(skip, kWidth);
+    args.skip_weight = skip_weight.data();
+    args.norm = norm;
+    args.weight = norm == OutputNorm::kNone ? nullptr : weight.data();
+    args.weight_per_head = true;
+    args.eps = kEpsilon;
+    args.gate = MatrixOf(gate, kWidth);
+    args.gate_activation = Activation::kSilu;
+    args.y = MatrixOf(y, kWidth);
+    CpuMemoryOutput(args, test::StepOf(kTokens), pool);
+    test::ExpectClose(y, expected, tolerance);
   }
 }
 

@@ -6,6 +6,7 @@ It shares nothing with the server: one token at a time, the state written for ev
 `m.forget` = True clears the recurrent state before every token, which tells how much the logits see of the memory.
 """
 import json
+import math
 import os
 import struct
 
@@ -190,10 +191,20 @@ class Model:
     def step(self, token, state):
         h = self.emb[token]
         for i in range(self.L):
-            h = h + self.mixer(i, rmsnorm(h, self.t(i, 'attn_norm.weight'), self.eps), state[i])
-            h = h + self.mlp(i, rmsnorm(h, self.t(i, 'mlp_norm.weight'), self.eps))
+            p = f'{self.prefix}layers.{i}.'
+            h = h + self.mixer(i, self.norm(p + 'attn_norm', h), state[i])
+            h = h + self.mlp(i, self.norm(p + 'mlp_norm', h))
             state[i]['n'] += 1
-        return self.head @ rmsnorm(h, self.w[self.prefix + 'norm.weight'], self.eps)
+        return self.head @ self.norm(self.prefix + 'norm', h)
+
+    def norm(self, name, x):
+        """A block's norm, by norm_type."""
+        w, kind = self.w, self.c.get('norm_type', 'rmsnorm')
+        if kind == 'rmsnorm':
+            return rmsnorm(x, w[name + '.weight'], self.eps)
+        y = w[name + '.alpha'] * x
+        y = np.tanh(y) if kind == 'dyt' else np.vectorize(math.erf)(y + w[name + '.shift'])
+        return w[name + '.weight'] * y + w[name + '.bias']
 
     def run(self, tokens):
         st = self.new_state()

@@ -228,6 +228,14 @@ def unused_and_biased(values, rng):
     return values | extra
 
 
+def derf(values, rng):
+    for n in [n for n in values if n.endswith(('attn_norm.weight', 'mlp_norm.weight', 'model.norm.weight'))]:
+        norm = n.removesuffix('weight')
+        values |= {norm + 'bias': 0.3 * rng.standard_normal(values[n].shape), norm + 'alpha': rng.uniform(0.5, 1, 1),
+                   norm + 'shift': rng.uniform(-0.3, 0.3, 1)}
+    return values
+
+
 def wide_bounds(values, rng):
     return {n: 3 * v if n.endswith('lower_bounds') else v for n, v in values.items()}
 
@@ -291,6 +299,8 @@ def main(root):
     make(root, 'kda-grouped', k | {'num_v_heads': 4, 'expand_v': 0.5, 'allow_neg_eigval': True}, mixed)
     make(root, 'kda-lower-bound-no-conv', k | {'lower_bound': -5.0, 'safe_gate': True, 'use_short_conv': False,
                                                'expand_v': 2.0}, 'F16')
+
+    make(root, 'gla-derf', a | {'norm_type': 'derf'}, edit=derf)
 
     m = {'model_type': 'mamba2', 'expand': 2, 'head_dim': 16, 'state_size': 8, 'n_groups': 1, 'conv_kernel': 4,
          'num_heads': 77, 'dt_limit': [0.0, {'__float__': 'Infinity'}], 'hidden_act': 'silu'}

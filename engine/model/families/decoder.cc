@@ -23,11 +23,34 @@ int IntermediateSize(const Family& family, Config& config, const Weights& weight
   return (static_cast<int>(hidden_size * ratio * 2 / 3) + 255) / 256 * 256;
 }
 
+// norm_type: RMSNorm, or a function of each channel in its place (DyT, arXiv 2503.10622; Derf).
+NormKind ReadNormKind(const Family& family, Config& config) {
+  if (!family.skeleton.has_mlp) {
+    config.Text("norm_type", "rmsnorm", {"rmsnorm"});
+    return NormKind::kRms;
+  }
+  const std::string type = config.Text("norm_type", "rmsnorm", {"rmsnorm", "dyt", "derf"});
+  return type == "dyt" ? NormKind::kDyT : type == "derf" ? NormKind::kDerf : NormKind::kRms;
+}
+
 NormArgs PlanNorm(const MixerSource& source, const std::string& name) {
+  Weights& weights = source.weights;
   NormArgs args;
   args.dim = source.hidden_size;
-  args.weight = source.weights.Vector({{name, {source.hidden_size}}});
+  args.kind = source.norm;
+  args.weight = weights.Vector({{name + ".weight", {source.hidden_size}}});
   args.eps = source.norm_eps;
+  const auto number = [&](const char* suffix, float* to) {
+    const std::vector<float> numbers = weights.Numbers({name + suffix, {1}});
+    *to = numbers.empty() ? *to : numbers[0];
+  };
+  if (args.kind != NormKind::kRms) {
+    args.bias = weights.Vector({{name + ".bias", {source.hidden_size}}});
+    number(".alpha", &args.alpha);
+  }
+  if (args.kind == NormKind::kDerf) {
+    number(".shift", &args.shift);
+  }
   return args;
 }
 
@@ -39,7 +62,7 @@ MlpPlan PlanMlp(const Family& family, MixerSource& source, const std::string& pr
   const std::string down = prefix + "mlp.down_proj.weight";
   const int size = IntermediateSize(family, config, weights, down);
   MlpPlan mlp;
-  mlp.norm = PlanNorm(source, prefix + "mlp_norm.weight");
+  mlp.norm = PlanNorm(source, prefix + "mlp_norm");
   // Files from before February 2025 hold gate and up in one tensor.
   if (weights.Has(gate) && !weights.Has(up)) {
     mlp.gate_up.w = weights.Matrix({{gate, {2 * size, source.hidden_size}}});
@@ -73,6 +96,8 @@ absl::StatusOr<ModelPlan> PlanModel(const Family& family, Config& config, Weight
   const double old_eps = config.Float(skeleton.old_norm_eps, skeleton.default_norm_eps, 0, 1);
   const auto eps = static_cast<float>(config.Float("norm_eps", old_eps, 0, 1));
 
+  const NormKind norm = ReadNormKind(family, config);
+
   // Files saved from the bare base model lack the prefix.
   const std::string prefix = weights.Has("embeddings.weight") ? "" : std::string(skeleton.prefix);
   plan.embed.table =
@@ -81,7 +106,7 @@ absl::StatusOr<ModelPlan> PlanModel(const Family& family, Config& config, Weight
     const std::string layer_prefix = absl::StrCat(prefix, "layers.", i, ".");
     MixerSource source{config,           weights, absl::StrCat(layer_prefix, skeleton.mixer),
                        prefix,           i,       layers,
-                       plan.hidden_size, eps};
+                       plan.hidden_size, eps,     norm};
     LayerPlan layer;
     layer.mixer_norm = PlanNorm(source, absl::StrCat(layer_prefix, skeleton.mixer_norm));
     layer.mixer = family.plan_mixer(source);
@@ -90,7 +115,8 @@ absl::StatusOr<ModelPlan> PlanModel(const Family& family, Config& config, Weight
     }
     plan.layers.push_back(std::move(layer));
   }
-  const MixerSource top{config, weights, prefix, prefix, layers, layers, plan.hidden_size, eps};
+  const MixerSource top{config, weights,          prefix, prefix, layers,
+                        layers, plan.hidden_size, eps,    norm};
   plan.norm = PlanNorm(top, absl::StrCat(prefix, skeleton.norm));
   plan.norm.tokens = TokenSet::kLogits;
   if (tied) {

@@ -25,6 +25,7 @@ struct MixerSource {
   int layers = 0;
   int hidden_size = 0;
   float norm_eps = 0;
+  NormKind norm = NormKind::kRms;  // of the blocks; outputs of memories have their own
 
   std::string Name(absl::string_view tensor) const { return prefix + std::string(tensor); }
 };
@@ -33,8 +34,8 @@ struct MixerSource {
 struct Skeleton {
   absl::string_view prefix = "model.";
   absl::string_view mixer = "attn.";
-  absl::string_view mixer_norm = "attn_norm.weight";
-  absl::string_view norm = "norm.weight";
+  absl::string_view mixer_norm = "attn_norm";
+  absl::string_view norm = "norm";
   absl::string_view old_norm_eps = "rms_norm_eps";  // norm_eps in older files
   double default_norm_eps = 1e-6;
   bool has_mlp = true;

@@ -6,7 +6,7 @@
 namespace evenflow {
 namespace {
 
-constexpr Skeleton kMamba{"backbone.",          "mixer.", "norm.weight",    "norm_f.weight",
+constexpr Skeleton kMamba{"backbone.",          "mixer.", "norm",           "norm_f",
                           "layer_norm_epsilon", 1e-5,     /*has_mlp=*/false};
 
 constexpr Family kFamilies[] = {

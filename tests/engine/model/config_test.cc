@@ -63,6 +63,14 @@ TEST(ConfigTest, NamesFieldValueAndWhatIsAllowed) {
   EXPECT_THAT(error("1e300", as_int), HasSubstr("an integer"));
   EXPECT_THAT(error("-1", [](Config& c) { c.Float("x", 1, 0, 8); }),
               HasSubstr("x is -1; allowed: a number from 0 to 8"));
+  for (const char* list :
+       {"3", "[1]", "[0, -1]", "[0, 1, 2]", "[0, \"1\"]", "{\"a\": 1, \"b\": 2}"}) {
+    EXPECT_THAT(error(list,
+                      [](Config& c) {
+                        c.Floats("x", {0, 1}, 0, 8);
+                      }),
+                HasSubstr("allowed: a list of 2 numbers from 0 to 8"));
+  }
   EXPECT_THAT(error("1", [](Config& c) { c.Bool("x", true); }), HasSubstr("allowed: true, false"));
   EXPECT_THAT(error("\"tanh\"",
                     [](Config& c) {

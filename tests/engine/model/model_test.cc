@@ -97,8 +97,8 @@ TEST_F(ModelTest, LoadReportsProgressUpToOne) {
 }
 
 TEST_F(ModelTest, RandomCheckpointsOfAllFamiliesComputeFiniteLogits) {
-  for (const char* type : {"retnet", "linear_attn", "delta_net", "gated_deltanet", "gla", "hgrn2",
-                           "kda", "mamba2"}) {
+  for (const char* type :
+       {"retnet", "linear_attn", "delta_net", "gated_deltanet", "gla", "hgrn2", "kda", "mamba2"}) {
     Write(RandomConfig({type, 64, 2, 2, 100}));
     absl::StatusOr<std::unique_ptr<Model>> model = Load();
     ASSERT_TRUE(model.ok()) << type << ": " << model.status();
@@ -130,7 +130,7 @@ TEST_F(ModelTest, RefusesTruncatedFiles) {
 TEST_F(ModelTest, RefusesUnknownModelsAndOptions) {
   EXPECT_THAT(ErrorWith(R"({"model_type": "llama"})"),
               HasSubstr("model_type is \"llama\"; supported: retnet, linear_attn, delta_net, "
-                        "gated_deltanet"));
+                        "gated_deltanet, gla, hgrn2, kda, mamba2"));
   EXPECT_THAT(ErrorWith(R"({"model_type": null})"), HasSubstr("model_type is absent"));
   EXPECT_THAT(ErrorWith(R"({"attn": {"layers": [1]}})"), HasSubstr("hybrid attention"));
   EXPECT_THAT(ErrorWith(R"({"attnres_block_size": 4})"), HasSubstr("attnres_block_size is 4"));
@@ -141,7 +141,22 @@ TEST_F(ModelTest, RefusesUnknownModelsAndOptions) {
   EXPECT_THAT(ErrorWith(R"({"num_heads": 4, "num_kv_heads": 3})"),
               HasSubstr("num_kv_heads is 3; allowed: a divisor of num_heads = 4"));
   EXPECT_THAT(ErrorWith(R"({"hidden_size": 1e9})"), HasSubstr("hidden_size is 1000000000.0"));
+  EXPECT_THAT(ErrorWith(R"({"norm_type": "layer"})"), HasSubstr("norm_type is \"layer\"; allowed"));
   EXPECT_THAT(ErrorWith(R"({"norm_eps": "tiny"})"), HasSubstr("norm_eps is \"tiny\""));
+}
+
+TEST_F(ModelTest, RefusesMamba2SizesThatDoNotFit) {
+  const auto error = [&](const std::string& fields) {
+    directory_.Write("config.json", R"({"model_type": "mamba2", "hidden_size": 32, "vocab_size": 40,
+                                        "num_hidden_layers": 1, )" +
+                                        fields + "}");
+    return Error();
+  };
+  EXPECT_THAT(error(R"("head_dim": 24)"), HasSubstr("head_dim is 24; allowed: a divisor of"));
+  EXPECT_THAT(error(R"("head_dim": 16, "n_groups": 3)"),
+              HasSubstr("n_groups is 3; allowed: a div"));
+  EXPECT_THAT(error(R"("dt_limit": [2, 1])"), HasSubstr("dt_limit is [2,1]; allowed: a lower"));
+  EXPECT_THAT(error(R"("norm_type": "dyt")"), HasSubstr("norm_type is \"dyt\"; allowed"));
 }
 
 TEST_F(ModelTest, RefusesOldDeltaNetBlocks) {
