@@ -286,5 +286,85 @@ TEST(MemoryGatesTest, EqualTheFormulas) {
   EXPECT_EQ(beta, std::vector<float>(kTokens * kHeads, 2));
 }
 
+// g of the gate, in double.
+double ExpectedDecay(const DecayGateArgs& args, double rate, double bias, double x) {
+  const auto sigmoid = [](double z) { return 1 / (1 + std::exp(-z)); };
+  switch (args.gate) {
+    case DecayGate::kSoftplus:
+      return rate * std::log1p(std::exp(x + bias));
+    case DecayGate::kLogSigmoid:
+      return std::max(std::log(sigmoid(x)) / 16, double{args.low});
+    case DecayGate::kBounded:
+      return args.low * sigmoid(-rate * (x + bias));
+    case DecayGate::kLowerBounded:
+      return std::log(bias + (1 - bias) * sigmoid(x));
+    case DecayGate::kTimeStep:
+      return rate * std::clamp(std::log1p(std::exp(x + bias)), double{args.low}, double{args.high});
+  }
+  return 0;
+}
+
+// Of single channels, and what gates do to keys and values.
+TEST(MemoryGatesTest, EveryGateEqualsItsFormula) {
+  constexpr size_t kHeads = 2;
+  constexpr size_t kWidth = kHeads * kDim;
+  std::vector<float> projected = RandomFloats(kTokens * 3 * kWidth, 41, 3);
+  const std::vector<float> rate{-0.5f, -3};
+  std::vector<float> bias = RandomFloats(kWidth, 42);
+  std::transform(bias.begin(), bias.end(), bias.begin(),
+                 [](float b) { return std::min(0.9f, std::fabs(b)); });  // a lower bound, too
+  WorkerPool pool(1);
+  for (const DecayGateArgs& gate :
+       {DecayGateArgs{DecayGate::kSoftplus}, DecayGateArgs{DecayGate::kLogSigmoid, {}, {}, -0.05f},
+        DecayGateArgs{DecayGate::kBounded, {}, {}, -5}, DecayGateArgs{DecayGate::kLowerBounded},
+        DecayGateArgs{DecayGate::kTimeStep, {}, {}, 0.25f, 2}}) {
+    SCOPED_TRACE(static_cast<int>(gate.gate));
+    const bool steps = gate.gate == DecayGate::kTimeStep;
+    const size_t channels = steps ? 1 : kDim;
+    std::vector<float> q(kTokens * kWidth), k(kTokens * kWidth), v(kTokens * kWidth);
+    std::vector<float> log_decay(kTokens * kHeads * channels);
+    MemoryInputsArgs args;
+    args.projected = test::MatrixOf(projected, 3 * kWidth);
+    args.k_column = gate.gate == DecayGate::kLowerBounded ? -1 : 0;
+    args.v_column = kWidth;
+    args.decay_column = 2 * kWidth;
+    args.raw_key_dim = args.raw_value_dim = kDim;
+    args.decay = gate;
+    args.decay.rate = rate.data();
+    args.decay.bias = bias.data();
+    args.decay_channels = static_cast<int>(channels);
+    args.shape = {kHeads, kHeads, kHeads, kHeads, kDim, kDim};
+    args.q = q.data();
+    args.k = k.data();
+    args.v = v.data();
+    args.log_decay = log_decay.data();
+    CpuMemoryInputs(args, test::StepOf(kTokens), pool);
+
+    Doubles decays, tolerance, keys, key_tolerance, values;
+    for (size_t token = 0; token < kTokens; ++token) {
+      const float* const x = &projected[token * 3 * kWidth];
+      for (size_t i = 0; i < kHeads * channels; ++i) {
+        const size_t head = i / channels;
+        decays.push_back(ExpectedDecay(gate, rate[head], bias[i], x[2 * kWidth + i]));
+        // A logarithm near 1 keeps the roundings of what it is taken of; a rate and a bias of up to
+        // 3 and 1 amplify those of a sigmoid's argument.
+        tolerance.push_back(test::kEps * (40 * std::fabs(decays.back()) + 4));
+        keys.push_back(gate.gate == DecayGate::kLowerBounded ? 1 - std::exp(decays.back()) : x[i]);
+        key_tolerance.push_back(tolerance.back());
+      }
+      for (size_t i = 0; i < kWidth; ++i) {
+        const size_t head = i / kDim;
+        const double step = decays[token * kHeads * channels + (steps ? head : 0)] / rate[head];
+        values.push_back((steps ? step : 1) * x[kWidth + i]);
+      }
+    }
+    test::ExpectClose(log_decay, decays, tolerance);
+    test::ExpectUlps(v, values, 8);
+    if (!steps) {
+      test::ExpectClose(k, keys, key_tolerance);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace evenflow
