@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "server/call.h"
+#include "server/request_log.h"
 #include "server/stream_call.h"
 
 namespace evenflow {
@@ -130,6 +131,7 @@ class GenerateCall final : public Call<grpc::ServerWriteReactor<v1::GenerateResp
         return;
       case TokenStream::Result::kLast:
         finished_ = true;
+        LogEnd(request_id_, message_.finish());
         // The client may go on with the session as soon as it has read this message.
         lease_ = SessionLease();
         StartWriteAndFinish(&message_, grpc::WriteOptions(), grpc::Status::OK);
@@ -141,6 +143,7 @@ class GenerateCall final : public Call<grpc::ServerWriteReactor<v1::GenerateResp
 
   void Fail(const absl::Status& status) {
     finished_ = true;
+    LogEnd(request_id_, status);
     lease_ = SessionLease();
     Finish(ToGrpc(status));
   }

@@ -3,6 +3,8 @@
 #include <chrono>
 #include <utility>
 
+#include "server/request_log.h"
+
 #include "absl/strings/str_cat.h"
 
 namespace evenflow {
@@ -205,6 +207,7 @@ void StreamCall::Send() {
           response->finish().reason() == v1::FINISH_REASON_READ) {
         response->mutable_finish()->set_reason(v1::FINISH_REASON_INTERRUPTED);
       }
+      LogEnd(request_id_, response->finish());
       DropTokens();
       current_.reset();
       break;
@@ -228,7 +231,9 @@ void StreamCall::End(absl::Status status) {
   finished_ = true;
   DropTokens();
   lease_ = SessionLease();
-  Finish(ToGrpc(failure_.ok() ? status : failure_));
+  status = failure_.ok() ? status : failure_;
+  LogEnd(request_id_, status);
+  Finish(ToGrpc(status));
 }
 
 }  // namespace evenflow

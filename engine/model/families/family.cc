@@ -130,6 +130,16 @@ MemoryOutputArgs PlanHeadNorm(MixerSource& source, int heads, int value_dim,
   return args;
 }
 
+void PlanSwishGateOutput(MixerSource& source, int heads, int value_dim, MixerPlan* mixer) {
+  std::vector<absl::string_view> norms;
+  if (source.config.Bool("elementwise_affine", true)) {
+    norms = {"g_norm_swish_gate.weight", "g_norm.weight"};
+  }
+  mixer->output = PlanHeadNorm(source, heads, value_dim, norms);
+  mixer->output.gate_activation = Activation::kSilu;
+  mixer->out_proj = PlanOutProjection(source, heads * value_dim);
+}
+
 MatMulArgs PlanOutProjection(MixerSource& source, int columns) {
   MatMulArgs args;
   args.w = source.weights.Matrix({{source.Name("o_proj.weight"), {source.hidden_size, columns}}});

@@ -118,6 +118,21 @@ struct ShortConvolution {
 TokenMixArgs PlanShortConvolution(MixerSource& source, bool use_short_conv,
                                   const std::vector<ShortConvolution>& convolutions);
 
+// Output norm and swish gate under the names that retnet and gla give them, and the projection.
+void PlanSwishGateOutput(MixerSource& source, int heads, int value_dim, MixerPlan* mixer);
+
+// What Gated DeltaNet and KDA share: q and k of `heads`, v and states of `value_heads`.
+struct GroupedDelta {
+  int heads = 0, value_heads = 0, key_dim = 0, value_dim = 0;
+};
+
+// Adds q, k and v.
+void AddGroupedDelta(const GroupedDelta& sizes, Projections* projections, MemoryInputsArgs* inputs);
+// What follows the projections: convolutions, shape, norms, decay with a bias for each of
+// `decay_channels` channels of a head, write strength, output.
+void PlanGroupedDelta(MixerSource& source, const GroupedDelta& sizes, int decay_channels,
+                      MixerPlan* mixer);
+
 // Where feature_map may be absent or name an activation.
 FeatureMap ReadActivationMap(Config& config);
 

@@ -43,14 +43,7 @@ MixerPlan PlanGlaMixer(MixerSource& source) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   inputs.decay.low = static_cast<float>(config.Float("clamp_min", -kInfinity, -kInfinity, 0));
   mixer.advance.memory = MemoryKind::kGatedLinearAttention;
-
-  std::vector<absl::string_view> norms;
-  if (config.Bool("elementwise_affine", true)) {
-    norms = {"g_norm_swish_gate.weight", "g_norm.weight"};
-  }
-  mixer.output = PlanHeadNorm(source, heads, value_dim, norms);
-  mixer.output.gate_activation = Activation::kSilu;
-  mixer.out_proj = PlanOutProjection(source, heads * value_dim);
+  PlanSwishGateOutput(source, heads, value_dim, &mixer);
   return mixer;
 }
 

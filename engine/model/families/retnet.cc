@@ -47,14 +47,7 @@ MixerPlan PlanRetNetMixer(MixerSource& source) {
   inputs.q_scale = 1 / std::sqrt(static_cast<float>(key_dim));
   mixer.advance.memory = MemoryKind::kRetention;
   mixer.advance.log_decay = source.weights.Constant(LogDecay(heads));
-
-  std::vector<absl::string_view> norms;
-  if (config.Bool("elementwise_affine", true)) {
-    norms = {"g_norm_swish_gate.weight", "g_norm.weight"};
-  }
-  mixer.output = PlanHeadNorm(source, heads, value_dim, norms);
-  mixer.output.gate_activation = Activation::kSilu;
-  mixer.out_proj = PlanOutProjection(source, heads * value_dim);
+  PlanSwishGateOutput(source, heads, value_dim, &mixer);
   return mixer;
 }
 
