@@ -1,0 +1,78 @@
+// The step being worked on, as CUDA's operations see it. Owned by the CUDA backend; engine thread.
+//
+// Operations only enqueue on the step's stream. Where a pointer says device, it is at an address
+// that stays the same from step to step, so that an operation can be captured into a graph: there,
+// counts are those of the graph's bucket, which later steps may not fill. Rows that a step does not
+// use have no tokens (Row::tokens is 0) and nothing may be read or written for them; tokens that it
+// does not use have id 0, position 0 and token_row -1. Activations of unused tokens may be computed
+// or not.
+#ifndef EVENFLOW_KERNELS_CUDA_STEP_H_
+#define EVENFLOW_KERNELS_CUDA_STEP_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include <cuda_runtime.h>
+
+#include "kernels/backend.h"
+
+namespace evenflow {
+
+// Device memory for what an operation needs while it runs. Blocks are kept until the end, as graphs
+// remember them; growth doubles, so they sum to less than twice the largest need.
+class CudaScratch {
+ public:
+  CudaScratch() = default;
+  CudaScratch(const CudaScratch&) = delete;
+  CudaScratch& operator=(const CudaScratch&) = delete;
+  ~CudaScratch();
+
+  // 256-byte aligned and not initialised, the caller's until the next operation of the stream.
+  // nullptr when there is no memory left. A second call of one operation invalidates the first.
+  void* Take(size_t bytes);
+
+ private:
+  std::vector<void*> blocks_;
+  size_t size_ = 0;  // of the newest
+};
+
+struct CudaStep {
+  cudaStream_t stream = nullptr;
+
+  // Counts that bound launches: the step's or, under capture, the bucket's.
+  int row_count = 0;
+  int token_count = 0;
+  int logit_count = 0;
+  int max_row_tokens = 0;  // of one row; 1: a pure decode step, where row r has token r
+  bool capturing = false;
+
+  const Row* rows = nullptr;              // device [row]
+  const int32_t* tokens = nullptr;        // device [token], ids
+  const int32_t* token_row = nullptr;     // device [token], index into rows
+  const int64_t* positions = nullptr;     // device [token], absolute
+  const int32_t* logit_tokens = nullptr;  // device [logit]
+  const Row* host_rows = nullptr;  // host [row], until the operation returns; nullptr in a capture
+
+  // Device [memory layer, health_stride]: that of row r in layer l is health[l * health_stride +
+  // r]. Zero, so not committed, when a step begins.
+  StateHealth* health = nullptr;
+  int health_stride = 0;
+
+  CudaScratch* scratch = nullptr;
+};
+
+// One function an operation, each in the file of its name. `args` as documented in
+// kernels/operations.h. A launch that fails is found by the backend.
+void CudaEmbed(const EmbedArgs& args, const CudaStep& step);
+void CudaNorm(const NormArgs& args, const CudaStep& step);
+void CudaTokenMix(const TokenMixArgs& args, const CudaStep& step);
+void CudaMemoryInputs(const MemoryInputsArgs& args, const CudaStep& step);
+// Also fills step.health of args.memory_layer.
+void CudaAdvance(const AdvanceArgs& args, const CudaStep& step);
+void CudaMemoryOutput(const MemoryOutputArgs& args, const CudaStep& step);
+void CudaMlpActivation(const MlpActivationArgs& args, const CudaStep& step);
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_KERNELS_CUDA_STEP_H_
