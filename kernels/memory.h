@@ -50,6 +50,7 @@ struct MemoryShape {
   int value_heads = 0;  // a divisor of heads
   int key_dim = 0;      // d_k
   int value_dim = 0;    // d_v, a normaliser's column of ones included
+  int banks = 0;        // of banked memories: levels of log-linear attention, nodes of a power law
 
   int output_heads() const { return query_heads > heads ? query_heads : heads; }
 };
@@ -64,12 +65,19 @@ struct MemoryShape {
 struct Window {
   int commit = 16;   // C: tokens [mC, (m+1)C) are committed together; 1 is the classic recurrence
   int rollback = 2;  // R: that many of the newest tokens can be taken back by setting the position
+  int lag = 0;  // tokens before its block that a token reads as entries too, a multiple of commit
 
   // Entries of a ring that is indexed by absolute position.
-  int ring() const { return commit + rollback; }
+  int ring() const { return commit + lag + rollback; }
 
   // First position of the block of the token at `position`.
   int64_t Block(int64_t position) const { return position / commit * commit; }
+
+  // The first entry that the token at `position` reads: all before are in its state.
+  int64_t Base(int64_t position) const {
+    const int64_t block = Block(position);
+    return block < lag ? 0 : block - lag;
+  }
 
   // Tokens that may be stored in the committed state once `position` tokens have been read: no
   // rollback reaches below.
@@ -78,13 +86,26 @@ struct Window {
   }
 
   // Tokens that are stored in the committed state once the token at `position` has been read. They
-  // are folded by the pass that reads the state for it, so they lie before its block (which makes
+  // are folded by the pass that reads the state for it, so they lie before its base (which makes
   // a difference to Committed(position + 1) for R = 0).
   int64_t Stored(int64_t position) const {
     const int64_t committed = Committed(position + 1);
     const int64_t block = Block(position);
-    return committed < block ? committed : block;
+    const int64_t stored = (committed < block ? committed : block) - lag;
+    return stored < 0 ? 0 : stored;
   }
+};
+
+// A memory with several states a head, each read with a weight of its own, says how they are kept:
+//     struct Memory::Banks {
+//       static Window Fit(const Window& asked);                      // the nearest that it can use
+//       static int Count(const MemoryShape& shape, const Window& window);  // states of a head
+//       ...                                                          //
+//       kernels/cpu/banked_advance.cc
+//     };
+template <class Memory>
+concept Banked = requires {
+  typename Memory::Banks;
 };
 
 }  // namespace evenflow

@@ -17,6 +17,7 @@ size_t Take(size_t bytes, size_t* end) {
 MemoryLayout LayoutOf(MemoryKind memory, const MemoryShape& shape, const Window& window,
                       DType state_dtype) {
   const auto heads = static_cast<size_t>(shape.heads);
+  const auto banks = static_cast<size_t>(BankCount(memory, shape, window));
   const auto key_dim = static_cast<size_t>(shape.key_dim);
   const auto value_dim = static_cast<size_t>(shape.value_dim);
   const auto entries = heads * static_cast<size_t>(window.ring());
@@ -28,11 +29,15 @@ MemoryLayout LayoutOf(MemoryKind memory, const MemoryShape& shape, const Window&
     decays = key_dim;
   }
   MemoryLayout layout;
-  layout.committed = Take(heads * key_dim * value_dim * ByteSize(state_dtype), &layout.bytes);
+  layout.committed =
+      Take(heads * banks * key_dim * value_dim * ByteSize(state_dtype), &layout.bytes);
   layout.committed_tokens = Take(sizeof(int64_t), &layout.bytes);
   layout.keys = Take(entries * key_dim * sizeof(float), &layout.bytes);
   layout.values = Take(entries * value_dim * sizeof(float), &layout.bytes);
   layout.log_decay = Take(entries * decays * sizeof(float), &layout.bytes);
+  if (IsBanked(memory) && HasBeta(memory)) {
+    layout.beta = Take(entries * sizeof(float), &layout.bytes);
+  }
   return layout;
 }
 

@@ -159,7 +159,7 @@ struct MemoryInputsArgs {
 // Where one memory layer lies inside a slot: bytes from the layer's offset, each part 64-byte
 // aligned.
 struct MemoryLayout {
-  size_t committed = 0;  // [heads, key_dim, value_dim] fp32 or bf16
+  size_t committed = 0;  // [heads (, banks), key_dim, value_dim] fp32 or bf16
   // int64: tokens in `committed`; taken as 0 at position 0. The position does not tell it after a
   // rollback.
   size_t committed_tokens = 0;
@@ -167,6 +167,7 @@ struct MemoryLayout {
   size_t values = 0;  // [heads, ring, value_dim] fp32: u
   size_t log_decay =
       0;             // [heads, ring] or [heads, ring, key_dim] fp32, cumulative since Window::Block
+  size_t beta = 0;   // [heads, ring] fp32, of banked memories that have it
   size_t bytes = 0;  // the whole layer
 };
 
@@ -188,7 +189,12 @@ struct AdvanceArgs {
   // <= 0. kConstant: [heads]; kScalar: [token, heads]; kChannel: [token, heads, key_dim]
   const float* log_decay = nullptr;
   const float* beta = nullptr;  // [token, heads], where the memory has it
-  float* o = nullptr;           // [token, output_heads, value_dim]
+  // Log-linear attention: the weights with which a token reads the levels, [token, heads, banks],
+  // and whether what outgrows the top level is forgotten (its level then has more tokens than a
+  // block) or stays in it.
+  const float* level_weights = nullptr;
+  bool forgets_top = false;
+  float* o = nullptr;  // [token, output_heads, value_dim]
 };
 
 // Where the output's RMSNorm stands.

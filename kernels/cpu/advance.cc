@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <vector>
 
+#include "kernels/cpu/advance_rows.h"
+#include "kernels/cpu/banked_advance.h"
 #include "kernels/cpu/head_memory.h"
 #include "kernels/cpu/state_pass.h"
 #include "kernels/cpu/step.h"
@@ -14,19 +16,7 @@
 namespace evenflow {
 namespace {
 
-constexpr int kUnit = 64;            // columns; tasks are split at its multiples
 constexpr int kPromptColumns = 128;  // a prompt's products for so many stay in the first cache
-
-int Units(int columns) {
-  return (columns + kUnit - 1) / kUnit;
-}
-
-// Health of kUnit columns of a head. Summed in one order, whoever computed them.
-struct UnitHealth {
-  double square = 0;
-  float max_abs = 0;
-  int32_t non_finite = 0;
-};
 
 // Buffers of a thread, kept from call to call.
 struct Scratch {
@@ -121,7 +111,7 @@ class HeadAdvance {
     }
     PassState(pass);
     if (pass.stored > 0) {
-      SumHealth(columns.begin, columns.count, health);
+      SumColumns(scratch_.health.data(), columns.begin, columns.count, health);
     }
   }
 
@@ -250,19 +240,6 @@ class HeadAdvance {
     AddRows({scale, weights, scratch_.window_values.data(), entries}, product, columns);
   }
 
-  void SumHealth(int begin, int columns, UnitHealth* health) const {
-    const float* values = scratch_.health.data();
-    for (int c = 0; c < columns; c += kUnit) {
-      UnitHealth unit;
-      for (int i = c; i < std::min(columns, c + kUnit); ++i) {
-        unit.square += static_cast<double>(values[i]);
-        unit.max_abs = std::max(unit.max_abs, values[columns + i]);
-        unit.non_finite += static_cast<int32_t>(values[2 * columns + i]);
-      }
-      health[(begin + c) / kUnit] = unit;
-    }
-  }
-
   static Scratch& ThreadScratch() {
     static thread_local Scratch scratch;
     return scratch;
@@ -279,49 +256,6 @@ class HeadAdvance {
   HeadMemory<Memory> head_;
   const float* const* pass_x_ = nullptr;  // the segment's reads as the state sees them
 };
-
-// How a layer's work is cut: a task is a row, a head and a part of its columns.
-struct Plan {
-  int units = 0;  // of a head
-  int parts = 1;  // of a head's columns
-  int tasks = 0;
-
-  Plan(const MemoryShape& shape, int rows, int threads) : units(Units(shape.value_dim)) {
-    const int heads = rows * shape.heads;
-    if (threads > 1 && heads < 2 * threads) {
-      parts = std::min(units, (2 * threads + heads - 1) / heads);
-    }
-    tasks = heads * parts;
-  }
-};
-
-template <class Memory>
-void AdvanceRows(const AdvanceArgs& args, const std::vector<RowState>& rows, WorkerPool& pool,
-                 std::vector<UnitHealth>* health) {
-  const MemoryLayout layout = LayoutOf(args.memory, args.shape, args.window, args.state_dtype);
-  const Plan plan(args.shape, static_cast<int>(rows.size()), pool.threads());
-  const int heads = args.shape.heads;
-  health->resize(rows.size() * static_cast<size_t>(heads * plan.units));
-  pool.For(plan.tasks, [&](int task) {
-    const int row_head = task / plan.parts;
-    const int part = task % plan.parts;
-    HeadAdvance<Memory> head(args, layout, rows[static_cast<size_t>(row_head / heads)],
-                             row_head % heads);
-    const int begin = plan.units * part / plan.parts * kUnit;
-    const int end = std::min(plan.units * (part + 1) / plan.parts * kUnit, args.shape.value_dim);
-    head.Run(begin, end, health->data() + ptrdiff_t{row_head} * plan.units);
-    if (plan.parts == 1) {
-      head.AppendKeys();
-    }
-  });
-  if (plan.parts > 1) {
-    for (const RowState& row : rows) {
-      for (int head = 0; head < heads; ++head) {
-        HeadAdvance<Memory>(args, layout, row, head).AppendKeys();
-      }
-    }
-  }
-}
 
 StateHealth SumUnits(const UnitHealth* units, int count) {
   StateHealth health;
@@ -349,13 +283,19 @@ void CpuAdvance(const AdvanceArgs& args, CpuStep& step, WorkerPool& pool) {
         args.slots.base + static_cast<size_t>(row.slot) * args.slots.slot_bytes + args.layer_offset;
     const int64_t stored =
         row.position == 0 ? 0 : *reinterpret_cast<int64_t*>(layer + layout.committed_tokens);
-    if (stored < 0 || stored > args.window.Block(row.position)) {
+    if (stored < 0 || stored > args.window.Base(row.position)) {
       std::abort();  // a slot that holds no session, or one set back by more than the window allows
     }
     rows.push_back({row, layer, stored});
   }
   std::vector<UnitHealth> units;
-  VisitMemory(args.memory, [&]<class Memory>() { AdvanceRows<Memory>(args, rows, pool, &units); });
+  VisitMemory(args.memory, [&]<class Memory>() {
+    if constexpr (Banked<Memory>) {
+      AdvanceBanked(args, rows, pool, &units);
+    } else {
+      AdvanceRows<HeadAdvance<Memory>>(args, rows, pool, &units);
+    }
+  });
   const int head_units = args.shape.heads * Units(args.shape.value_dim);
   for (size_t r = 0; r < rows.size(); ++r) {
     const Row& row = rows[r].row;

@@ -175,7 +175,7 @@ HWY_INLINE void PassAllKeys(const StatePass& pass) {
 }
 
 void PassState(const StatePass& pass) {
-  for (int64_t i = 0; i < int64_t{pass.reads} * pass.columns; ++i) {
+  for (int64_t i = 0; !pass.add && i < int64_t{pass.reads} * pass.columns; ++i) {
     pass.products[i] = 0;
   }
   if (pass.stored > 0) {
@@ -187,6 +187,31 @@ void PassState(const StatePass& pass) {
     PassAllKeys<float>(pass);
   } else {
     PassAllKeys<hwy::bfloat16_t>(pass);
+  }
+}
+
+template <class D, class State>
+HWY_INLINE void AddStateAt(D d, const State* from, State* to) {
+  StoreState(d, Round(d, hn::Add(LoadState(d, to), LoadState(d, from)), to), to);
+}
+
+template <class State>
+HWY_INLINE void AddAllStates(const State* from, State* to, int64_t count) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    AddStateAt(Full(), from + i, to + i);
+  }
+  for (; i < count; ++i) {
+    AddStateAt(One(), from + i, to + i);
+  }
+}
+
+void AddStates(DType dtype, const void* from, void* to, int64_t count) {
+  if (dtype == DType::kF32) {
+    AddAllStates(static_cast<const float*>(from), static_cast<float*>(to), count);
+  } else {
+    AddAllStates(static_cast<const hwy::bfloat16_t*>(from), static_cast<hwy::bfloat16_t*>(to),
+                 count);
   }
 }
 
@@ -260,12 +285,17 @@ HWY_AFTER_NAMESPACE();
 namespace evenflow {
 
 HWY_EXPORT(PassState);
+HWY_EXPORT(AddStates);
 HWY_EXPORT(Dots);
 HWY_EXPORT(AddRows);
 HWY_EXPORT(DecayChannels);
 
 void PassState(const StatePass& pass) {
   HWY_DYNAMIC_DISPATCH(PassState)(pass);
+}
+
+void AddStates(DType dtype, const void* from, void* to, int64_t count) {
+  HWY_DYNAMIC_DISPATCH(AddStates)(dtype, from, to, count);
 }
 
 void Dots(const float* const* keys, int count, const float* x, int dim, float* out) {

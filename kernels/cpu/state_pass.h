@@ -23,6 +23,7 @@ struct StatePass {
   int reads = 0;
   const float* const* x = nullptr;  // [reads] of [key_dim]
   float* products = nullptr;        // [reads, columns]
+  bool add = false;                 // products += instead of products =
 
   int folds = 0;
   int stored = 0;                             // at most folds; 0: S is only read
@@ -36,6 +37,9 @@ struct StatePass {
 };
 
 void PassState(const StatePass& pass);
+
+// to[i] <- to[i] + from[i], rounded to what the state's type holds.
+void AddStates(DType dtype, const void* from, void* to, int64_t count);
 
 // out[i] = keys[i] . x
 void Dots(const float* const* keys, int count, const float* x, int dim, float* out);

@@ -9,6 +9,8 @@
 #include "kernels/memories/gated_linear_attention.h"
 #include "kernels/memories/kimi_delta_rule.h"
 #include "kernels/memories/linear_attention.h"
+#include "kernels/memories/log_linear_attention.h"
+#include "kernels/memories/log_linear_delta_rule.h"
 #include "kernels/memories/retention.h"
 #include "kernels/memories/state_space_duality.h"
 
@@ -19,7 +21,9 @@
   M(GatedDeltaRule)          \
   M(GatedLinearAttention)    \
   M(KimiDeltaRule)           \
-  M(StateSpaceDuality)
+  M(StateSpaceDuality)       \
+  M(LogLinearAttention)      \
+  M(LogLinearDeltaRule)
 
 namespace evenflow {
 
@@ -60,6 +64,32 @@ inline Decay DecayOf(MemoryKind kind) {
 
 inline bool HasBeta(MemoryKind kind) {
   return VisitMemory(kind, []<class Memory>() { return Memory::kHasBeta; });
+}
+
+inline bool IsBanked(MemoryKind kind) {
+  return VisitMemory(kind, []<class Memory>() { return Banked<Memory>; });
+}
+
+// The window that a memory uses where `asked` is wished for: never shorter.
+inline Window FitWindow(MemoryKind kind, const Window& asked) {
+  return VisitMemory(kind, [&]<class Memory>() {
+    if constexpr (Banked<Memory>) {
+      return Memory::Banks::Fit(asked);
+    } else {
+      return asked;
+    }
+  });
+}
+
+// States of a head.
+inline int BankCount(MemoryKind kind, const MemoryShape& shape, const Window& window) {
+  return VisitMemory(kind, [&]<class Memory>() {
+    if constexpr (Banked<Memory>) {
+      return Memory::Banks::Count(shape, window);
+    } else {
+      return 1;
+    }
+  });
 }
 
 }  // namespace evenflow

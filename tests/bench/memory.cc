@@ -1,7 +1,7 @@
 // Times one decoded token of each memory, per sessions and state type, against the read bandwidth
 // of the machine's memory. bench_memory [--threads N] [--json]
 //
-// Bytes of a token: its state once, 1 / C of it again for the write, and the window's entries
+// Bytes of a token: its states once, 1 / C of them again for the write, and the window's entries
 // (w, u, and l where there is one), on average (C - 1) / 2 read and one written.
 #include <algorithm>
 #include <chrono>
@@ -28,9 +28,22 @@ struct Result {
   double bytes = 0;    // of a step
 };
 
+constexpr int kCycles = 7;  // that are timed, after one that is not
+
+// States of a head that are read, on average over the blocks that are timed.
+double LiveBanks(const MemorySetup& setup) {
+  int live = 0;
+  for (int block = 1; block <= kCycles; ++block) {
+    for (int bank = 0; bank < BankCount(setup.memory, setup.shape, setup.window); ++bank) {
+      live += IsLive(setup, bank, block) ? 1 : 0;
+    }
+  }
+  return static_cast<double>(live) / kCycles;
+}
+
 double StepBytes(const MemorySetup& setup, int sessions) {
   const MemoryShape& shape = setup.shape;
-  const double state = static_cast<double>(shape.key_dim) * shape.value_dim *
+  const double state = LiveBanks(setup) * shape.key_dim * shape.value_dim *
                        static_cast<double>(ByteSize(setup.state_dtype));
   double entry = shape.key_dim + shape.value_dim;
   if (DecayOf(setup.memory) == Decay::kScalar) {
@@ -39,7 +52,7 @@ double StepBytes(const MemorySetup& setup, int sessions) {
     entry += shape.key_dim;
   }
   const double commit = setup.window.commit;
-  const double entries = (commit - 1) / 2 + 1;
+  const double entries = setup.window.lag + (commit - 1) / 2 + 1;
   const double head = state * (1 + 1 / commit) + entries * entry * 4;
   return head * shape.heads * sessions;
 }
@@ -47,7 +60,6 @@ double StepBytes(const MemorySetup& setup, int sessions) {
 // The median over whole cycles of C steps, so that each has its share of commits. Sessions are out
 // of phase, as in a server.
 Result Measure(const MemorySetup& setup, int sessions, int threads) {
-  constexpr int kCycles = 7;
   const int commit = setup.window.commit;
   const int tokens = commit * (kCycles + 2);
   const MemoryInputs inputs = RandomInputs(setup, tokens + commit, 1);
@@ -104,7 +116,7 @@ void Run(const Options& options) {
   for (const MemoryKind memory : kMemories) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       for (const int sessions : {1, 16, 64}) {
-        const MemorySetup setup = {memory, PlainShape(8, 128, 256), Window(), dtype};
+        const MemorySetup setup = Fitted({memory, PlainShape(8, 128, 256), Window(), dtype});
         Print(setup, sessions, Measure(setup, sessions, options.threads), bandwidth, options);
       }
     }

@@ -33,7 +33,7 @@ template <class Memory>
 class MemoryTest : public ::testing::Test {
  protected:
   static MemorySetup Setup(const MemoryShape& shape, Window window, DType dtype = DType::kF32) {
-    return {kKindOf<Memory>, shape, window, dtype};
+    return Fitted({kKindOf<Memory>, shape, window, dtype});
   }
 };
 
@@ -249,8 +249,8 @@ TYPED_TEST(MemoryTest, HealthIsThatOfTheStoredState) {
       for (int t = 0; t < 100; ++t) {
         sessions.Run(0, inputs, t, t + 1, 1);
         const StateHealth health = sessions.health()[0];
-        const int64_t before = t == 0 ? 0 : window.Stored(t - 1);
-        ASSERT_EQ(health.committed, window.Stored(t) > before) << "token " << t;
+        const int64_t before = t == 0 ? 0 : setup.window.Stored(t - 1);
+        ASSERT_EQ(health.committed, setup.window.Stored(t) > before) << "token " << t;
         if (!health.committed) {
           continue;
         }
@@ -267,7 +267,7 @@ TYPED_TEST(MemoryTest, HealthIsThatOfTheStoredState) {
         EXPECT_EQ(health.max_abs, max_abs);
         EXPECT_EQ(health.non_finite, 0);
       }
-      EXPECT_GE(commits, (100 - window.rollback) / window.commit - 1);
+      EXPECT_GE(commits, setup.window.Committed(100 - setup.window.lag) / setup.window.commit - 1);
     }
   }
 }
@@ -276,9 +276,12 @@ TYPED_TEST(MemoryTest, StoredStateIsThatOfTheRecurrence) {
   const MemorySetup setup = this->Setup(PlainShape(2, 16, 24), {16, 2});
   const MemoryInputs inputs = RandomInputs(setup, 98, 14);
   MemorySessions sessions(setup, 1, 1);
-  sessions.Run(0, inputs, 0, 98, 13);  // 96 tokens are stored then
-  const MemoryReference reference = RunReference(setup, inputs, 96);
+  sessions.Run(0, inputs, 0, 98, 13);
+  const auto tokens = static_cast<int>(setup.window.Stored(97));
+  ASSERT_GE(tokens, 64);
+  const MemoryReference reference = RunReference(setup, inputs, tokens);
   const std::vector<float> stored = sessions.StoredState(0);
+  ASSERT_EQ(stored.size(), reference.states.size());
   double error = 0;
   for (size_t i = 0; i < stored.size(); ++i) {
     error = std::hypot(error, static_cast<double>(stored[i]) - reference.states[i]);

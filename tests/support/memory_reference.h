@@ -10,9 +10,12 @@
 namespace evenflow {
 
 struct MemoryReference {
-  std::vector<double> outputs;     // [token, output_heads, value_dim]
-  std::vector<double> states;      // [heads, key_dim, value_dim] after `state_tokens` tokens
-  std::vector<double> norms;       // [token, heads], Frobenius, after the token
+  std::vector<double> outputs;  // [token, output_heads, value_dim]
+  // [heads (, banks), key_dim, value_dim] after `state_tokens` tokens
+  std::vector<double> states;
+  // [token, heads], Frobenius, after the token; of banked memories the sum over the levels, each
+  // times the weight with which the token reads it
+  std::vector<double> norms;
   std::vector<double> peak_norms;  // [token, heads], the largest norm so far
 };
 

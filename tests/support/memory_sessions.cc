@@ -39,7 +39,7 @@ std::vector<float> Uniform(size_t count, float low, float high, Random& random) 
 
 // Elements that a token brings to each of the inputs.
 struct TokenSizes {
-  size_t q, k, v, log_decay, beta;
+  size_t q, k, v, log_decay, beta, level_weights;
 
   explicit TokenSizes(const MemorySetup& setup) {
     const MemoryShape& shape = setup.shape;
@@ -55,6 +55,7 @@ struct TokenSizes {
       log_decay = size(shape.heads, shape.key_dim);
     }
     beta = size(shape.heads, 1);
+    level_weights = IsBanked(setup.memory) ? size(shape.heads, shape.banks) : 0;
   }
 };
 
@@ -70,6 +71,7 @@ void AppendInputs(const TokenSizes& sizes, const MemoryInputs& from, int begin, 
   AppendTokens(from.k, sizes.k, begin, end, &to->k);
   AppendTokens(from.v, sizes.v, begin, end, &to->v);
   AppendTokens(from.beta, sizes.beta, begin, end, &to->beta);
+  AppendTokens(from.level_weights, sizes.level_weights, begin, end, &to->level_weights);
   if (sizes.log_decay > 0) {
     AppendTokens(from.log_decay, sizes.log_decay, begin, end, &to->log_decay);
   } else {
@@ -79,6 +81,23 @@ void AppendInputs(const TokenSizes& sizes, const MemoryInputs& from, int begin, 
 }
 
 }  // namespace
+
+MemorySetup Fitted(MemorySetup setup) {
+  constexpr int kBanks = 8;  // levels that a test of a hundred tokens outgrows
+  setup.window = FitWindow(setup.memory, setup.window);
+  setup.shape.banks = IsBanked(setup.memory) ? kBanks : 0;
+  return setup;
+}
+
+bool IsLive(const MemorySetup& setup, int bank, int64_t blocks) {
+  return VisitMemory(setup.memory, [&]<class Memory>() {
+    if constexpr (Banked<Memory>) {
+      return Memory::Banks::Of(setup.shape, setup.window, false).Live(bank, blocks);
+    } else {
+      return true;
+    }
+  });
+}
 
 MemoryShape PlainShape(int heads, int key_dim, int value_dim) {
   return {heads, heads, heads, heads, key_dim, value_dim};
@@ -97,6 +116,7 @@ MemoryInputs RandomInputs(const MemorySetup& setup, int tokens, uint32_t seed) {
   inputs.v.resize(count * sizes.v);
   std::generate(inputs.v.begin(), inputs.v.end(), [&] { return normal(random); });
   inputs.beta = Uniform(count * sizes.beta, 0, 1, random);
+  inputs.level_weights = Uniform(count * sizes.level_weights, 0, 2, random);
   if (sizes.log_decay > 0) {
     inputs.log_decay = Uniform(count * sizes.log_decay, -0.2f, 0, random);
   } else {
@@ -131,6 +151,9 @@ MemorySessions::MemorySessions(const MemorySetup& setup, int slots, int threads)
 void MemorySessions::Reset(int slot) {
   const MemoryShape& shape = setup_.shape;
   std::memset(Slot(slot), 0xff, layout_.bytes);
+  if (IsBanked(setup_.memory)) {
+    return;  // no bank holds anything
+  }
   std::memset(Slot(slot) + layout_.committed, 0,
               static_cast<size_t>(shape.heads) * static_cast<size_t>(shape.key_dim) *
                   static_cast<size_t>(shape.value_dim) * ByteSize(setup_.state_dtype));
@@ -160,6 +183,7 @@ std::vector<std::vector<float>> MemorySessions::Step(const std::vector<MemoryRow
   args.v = inputs.v.data();
   args.log_decay = inputs.log_decay.data();
   args.beta = inputs.beta.data();
+  args.level_weights = inputs.level_weights.data();
   args.o = o.data();
   const auto start = std::chrono::steady_clock::now();
   CpuAdvance(args, step_, pool_);
@@ -189,16 +213,24 @@ void MemorySessions::CopySlot(int to, int from) {
 std::vector<float> MemorySessions::StoredState(int slot) const {
   const MemoryShape& shape = setup_.shape;
   const std::byte* from = Slot(slot) + layout_.committed;
-  std::vector<float> state(static_cast<size_t>(shape.heads) * static_cast<size_t>(shape.key_dim) *
-                           static_cast<size_t>(shape.value_dim));
+  const int banks = BankCount(setup_.memory, shape, setup_.window);
+  const size_t elements = static_cast<size_t>(shape.key_dim) * static_cast<size_t>(shape.value_dim);
+  std::vector<float> state(static_cast<size_t>(shape.heads * banks) * elements);
   if (setup_.state_dtype == DType::kF32) {
     std::memcpy(state.data(), from, state.size() * sizeof(float));
-    return state;
+  } else {
+    for (size_t i = 0; i < state.size(); ++i) {
+      uint16_t half = 0;
+      std::memcpy(&half, from + 2 * i, 2);
+      state[i] = std::bit_cast<float>(uint32_t{half} << 16);
+    }
   }
-  for (size_t i = 0; i < state.size(); ++i) {
-    uint16_t half = 0;
-    std::memcpy(&half, from + 2 * i, 2);
-    state[i] = std::bit_cast<float>(uint32_t{half} << 16);
+  int64_t stored = 0;
+  std::memcpy(&stored, Slot(slot) + layout_.committed_tokens, sizeof(stored));
+  for (int bank = 0; bank < shape.heads * banks; ++bank) {
+    if (!IsLive(setup_, bank % banks, stored / setup_.window.commit)) {
+      std::fill_n(state.begin() + static_cast<ptrdiff_t>(elements) * bank, elements, 0.0f);
+    }
   }
   return state;
 }

@@ -18,11 +18,18 @@ struct MemorySetup {
   DType state_dtype = DType::kF32;
 };
 
+// What the memory makes of a setup: the window that it can use, and, where it is banked, some
+// banks.
+MemorySetup Fitted(MemorySetup setup);
+
+// Whether a bank holds anything after that many blocks; true for the state of others.
+bool IsLive(const MemorySetup& setup, int bank, int64_t blocks);
+
 // A shape without groups.
 MemoryShape PlainShape(int heads, int key_dim, int value_dim);
 
 // What a session's tokens bring, token 0 first. Unit keys and queries, values of variance 1, log
-// decays in [-0.2, 0], beta in [0, 1].
+// decays in [-0.2, 0], beta in [0, 1], level weights in [0, 2].
 struct MemoryInputs {
   int tokens = 0;
   std::vector<float> q;          // [token, query_heads, key_dim]
@@ -30,6 +37,7 @@ struct MemoryInputs {
   std::vector<float> v;          // [token, value_heads, value_dim]
   std::vector<float> log_decay;  // as AdvanceArgs has it; per head constants where it is constant
   std::vector<float> beta;       // [token, heads]
+  std::vector<float> level_weights;  // [token, heads, banks]
 };
 
 MemoryInputs RandomInputs(const MemorySetup& setup, int tokens, uint32_t seed);
@@ -60,7 +68,8 @@ class MemorySessions {
   std::vector<float> Run(int slot, const MemoryInputs& inputs, int begin, int end, int chunk);
 
   void CopySlot(int to, int from);
-  // The stored state, [heads, key_dim, value_dim], in fp32.
+  // The stored state, [heads (, banks), key_dim, value_dim], in fp32; zeros in banks that hold
+  // nothing.
   std::vector<float> StoredState(int slot) const;
 
   const std::vector<StateHealth>& health() const { return step_.output.health; }  // [row]

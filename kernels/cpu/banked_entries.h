@@ -1,0 +1,65 @@
+// The entries of one head of one row of a banked memory: HeadMemory's, with values and write
+// strengths as they came. Owned by the task that advances it (kernels/cpu/banked_advance.cc).
+#ifndef EVENFLOW_KERNELS_CPU_BANKED_ENTRIES_H_
+#define EVENFLOW_KERNELS_CPU_BANKED_ENTRIES_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/cpu/head_memory.h"
+
+namespace evenflow {
+
+template <class Memory>
+class BankedEntries : public HeadMemory<Memory> {
+ public:
+  BankedEntries(const AdvanceArgs& args, const MemoryLayout& layout, const RowState& state,
+                int head, std::vector<float>* logs)
+      : HeadMemory<Memory>(args, layout, state, head, logs),
+        args_(args),
+        row_(state.row),
+        ring_beta_(reinterpret_cast<float*>(state.layer + layout.beta) +
+                   int64_t{head} * args.window.ring()),
+        head_(head) {}
+
+  // v of the token at `p`, [value_dim]. Those of this step are not in their ring yet.
+  const float* Value(int64_t p) const {
+    const MemoryShape& shape = args_.shape;
+    if (p < row_.position) {
+      return RingValue(p);
+    }
+    const int value_head = head_ * shape.value_heads / shape.heads;
+    return args_.v + (this->Token(p) * shape.value_heads + value_head) * shape.value_dim;
+  }
+
+  // Likewise, where the memory has it.
+  float Beta(int64_t p) const {
+    return p < row_.position ? ring_beta_[p % args_.window.ring()]
+                             : args_.beta[this->Token(p) * args_.shape.heads + head_];
+  }
+
+  // Puts the row's entries into their rings, once all columns have been run.
+  void Append() {
+    this->AppendKeys();
+    const int64_t end = row_.position + row_.tokens;
+    for (int64_t p = std::max(row_.position, end - args_.window.ring()); p < end; ++p) {
+      std::copy_n(Value(p), args_.shape.value_dim, RingValue(p));
+      if constexpr (Memory::kHasBeta) {
+        ring_beta_[p % args_.window.ring()] = Beta(p);
+      }
+    }
+  }
+
+ private:
+  float* RingValue(int64_t p) const { return HeadMemory<Memory>::Value(p); }
+
+  const AdvanceArgs& args_;
+  const Row row_;
+  float* const ring_beta_;
+  const int head_;
+};
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_KERNELS_CPU_BANKED_ENTRIES_H_
