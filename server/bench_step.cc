@@ -65,6 +65,8 @@ absl::Status Prepare(const BenchStepFlags& flags, Checkpoint* checkpoint) {
     size.hidden_size = 64;
     size.layers = 2;
     size.vocab_size = 256;
+  } else if (flags.random == "gated-deltanet-350m") {
+    size.model_type = "gated_deltanet";
   }
   return WriteRandomCheckpoint(checkpoint->directory, RandomConfig(size), kWeightSeed);
 }
@@ -86,32 +88,41 @@ absl::StatusOr<int64_t> WeightBytes(const std::string& directory) {
   return bytes;
 }
 
-// Times of the pure decode steps with all rows, from the engine thread.
+// Times of steps, from the engine thread.
 class StepTimes {
  public:
   explicit StepTimes(int rows) : rows_(rows) {}
 
   void Add(const EngineObserver::Step& step) {
     absl::MutexLock lock(&mutex_);
-    if (step.rows == rows_ && step.decode_tokens == rows_ && step.prompt_tokens == 0) {
-      seconds_.push_back(step.seconds);
+    if (step.decode_tokens == 0) {
+      prompt_seconds_ += step.seconds;
+    } else if (step.decode_tokens == rows_ && step.prompt_tokens == 0) {
+      decode_seconds_.push_back(step.seconds);
     }
   }
 
-  // After the warm-up, ascending.
-  std::vector<double> Sorted() const {
+  // Of each step in which all rows decode and nothing else happens, without those of the warm-up.
+  std::vector<double> TakeDecode() {
     absl::MutexLock lock(&mutex_);
-    std::vector<double> sorted(
-        seconds_.begin() + std::min<std::ptrdiff_t>(kWarmUpSteps, std::ssize(seconds_)),
-        seconds_.end());
-    std::sort(sorted.begin(), sorted.end());
-    return sorted;
+    std::vector<double> taken;
+    taken.swap(decode_seconds_);
+    taken.erase(taken.begin(),
+                taken.begin() + std::min<std::ptrdiff_t>(kWarmUpSteps, std::ssize(taken)));
+    return taken;
+  }
+
+  // Of all steps that only read prompts.
+  double TakePrompt() {
+    absl::MutexLock lock(&mutex_);
+    return std::exchange(prompt_seconds_, 0.0);
   }
 
  private:
   const int rows_;
-  mutable absl::Mutex mutex_;
-  std::vector<double> seconds_ ABSL_GUARDED_BY(mutex_);
+  absl::Mutex mutex_;
+  std::vector<double> decode_seconds_ ABSL_GUARDED_BY(mutex_);
+  double prompt_seconds_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 EngineOptions OptionsFor(int rows, int tokens) {
@@ -123,22 +134,17 @@ EngineOptions OptionsFor(int rows, int tokens) {
   return options;
 }
 
-// `rows` streams that decode together for `tokens` steps and more.
-absl::Status Decode(Engine& engine, int rows, int tokens) {
+// `sessions` new sessions with this request each; returns when all are finished.
+absl::Status Run(Engine& engine, int sessions, const EngineRequest& request) {
   std::vector<SessionLease> leases;
   std::vector<std::shared_ptr<Outbox>> outboxes;
-  for (int row = 0; row < rows; ++row) {
+  for (int i = 0; i < sessions; ++i) {
     absl::StatusOr<SessionLease> lease = engine.Attach("");
     if (!lease.ok()) {
       return lease.status();
     }
     leases.push_back(*std::move(lease));
-    EngineRequest request;
-    request.prompt = {1 + row % (engine.model().info().vocab_size - 1)};
-    request.sampling.temperature = 0;
-    request.max_tokens = tokens;
-    absl::StatusOr<std::shared_ptr<Outbox>> outbox =
-        engine.Submit(leases.back(), std::move(request));
+    absl::StatusOr<std::shared_ptr<Outbox>> outbox = engine.Submit(leases.back(), request);
     if (!outbox.ok()) {
       return outbox.status();
     }
@@ -148,7 +154,7 @@ absl::Status Decode(Engine& engine, int rows, int tokens) {
   for (const auto& outbox : outboxes) {
     std::optional<FinishEvent> finish;
     while (!finish.has_value()) {
-      absl::SleepFor(absl::Milliseconds(20));
+      absl::SleepFor(absl::Milliseconds(5));
       outbox->Take(&events, &finish);
     }
     if (!finish->status.ok()) {
@@ -158,32 +164,91 @@ absl::Status Decode(Engine& engine, int rows, int tokens) {
   return absl::OkStatus();
 }
 
+double Quantile(std::vector<double> values, double q) {
+  std::sort(values.begin(), values.end());
+  return values[static_cast<size_t>(static_cast<double>(values.size() - 1) * q)];
+}
+
+double Median(const std::vector<double>& values) {
+  return Quantile(values, 0.5);
+}
+
 struct Result {
   std::string model;
   int rows = 0;
-  double median_s = 0, p99_s = 0;
   int64_t weight_bytes = 0, state_bytes = 0;
-  double bandwidth = 0;  // bytes per second
-
-  double fraction() const {
-    return static_cast<double>(weight_bytes + state_bytes) / median_s / bandwidth;
-  }
+  std::vector<double> steps;  // seconds, of all rounds
+  // One a round: what a step takes and what the memory delivers differ from minute to minute on a
+  // machine that others use too, so they are compared within a round.
+  std::vector<double> bandwidths;  // bytes per second
+  std::vector<double> fractions;
+  std::vector<double> prompt_tokens;  // seconds a token
+  std::vector<double> speedups;       // of a prompt's token over a decoded one
 };
 
+constexpr int kRounds = 10;
+
+absl::Status RunRound(const BenchStepFlags& flags, Engine& engine, StepTimes& times,
+                      ReadBandwidth& bandwidth, Result* result) {
+  const double before = bandwidth.Measure();
+  EngineRequest decode;
+  decode.prompt = {1};
+  decode.sampling.temperature = 0;
+  decode.max_tokens = (flags.steps + kRounds - 1) / kRounds + kWarmUpSteps + flags.rows;
+  if (absl::Status status = Run(engine, flags.rows, decode); !status.ok()) {
+    return status;
+  }
+  const std::vector<double> steps = times.TakeDecode();
+  times.TakePrompt();
+  const double bytes_per_second = std::max(before, bandwidth.Measure());
+  if (steps.empty()) {
+    return absl::OkStatus();  // the first stream ended before the last one began
+  }
+  if (!(bytes_per_second > 0)) {
+    return absl::ResourceExhaustedError("no memory to measure the read bandwidth");
+  }
+  const auto bytes = static_cast<double>(result->weight_bytes + result->state_bytes);
+  result->steps.insert(result->steps.end(), steps.begin(), steps.end());
+  result->bandwidths.push_back(bytes_per_second);
+  result->fractions.push_back(bytes / Median(steps) / bytes_per_second);
+  if (flags.prompt_tokens > 0) {
+    EngineRequest read;
+    read.generate = false;
+    for (int i = 0; i < flags.prompt_tokens; ++i) {
+      read.prompt.push_back(1 + i % (engine.model().info().vocab_size - 1));
+    }
+    if (absl::Status status = Run(engine, 1, read); !status.ok()) {
+      return status;
+    }
+    result->prompt_tokens.push_back(times.TakePrompt() / flags.prompt_tokens);
+    result->speedups.push_back(Median(steps) / flags.rows / result->prompt_tokens.back());
+  }
+  return absl::OkStatus();
+}
+
 void Print(const Result& result, bool json) {
+  const double median = Median(result.steps);
   std::printf(
       json
           ? "{\"model\": \"%s\", \"rows\": %d, \"step_ms_median\": %.4f, \"step_ms_p99\": %.4f, "
             "\"weight_bytes\": %lld, \"state_bytes\": %lld, \"bytes_per_second\": %.0f, "
-            "\"read_bandwidth\": %.0f, \"fraction_of_bandwidth\": %.4f}\n"
+            "\"read_bandwidth\": %.0f, \"fraction_of_bandwidth\": %.4f, "
+            "\"fraction_of_bandwidth_best\": %.4f"
           : "model                  %s\nrows                   %d\nstep, median           %.3f ms\n"
             "step, 99th percentile  %.3f ms\nweights read           %lld bytes\n"
             "states read            %lld bytes\nrate                   %.0f bytes/s\n"
-            "read bandwidth         %.0f bytes/s\nfraction               %.3f\n",
-      result.model.c_str(), result.rows, result.median_s * 1e3, result.p99_s * 1e3,
+            "read bandwidth         %.0f bytes/s\nfraction               %.3f\n"
+            "fraction, best round   %.3f\n",
+      result.model.c_str(), result.rows, median * 1e3, Quantile(result.steps, 0.99) * 1e3,
       static_cast<long long>(result.weight_bytes), static_cast<long long>(result.state_bytes),
-      static_cast<double>(result.weight_bytes + result.state_bytes) / result.median_s,
-      result.bandwidth, result.fraction());
+      static_cast<double>(result.weight_bytes + result.state_bytes) / median,
+      Median(result.bandwidths), Median(result.fractions), Quantile(result.fractions, 1));
+  if (!result.prompt_tokens.empty()) {
+    std::printf(json ? ", \"prompt_token_ms\": %.4f, \"prompt_speedup\": %.3f"
+                     : "prompt, per token      %.4f ms\nfaster than decoding   %.2f times\n",
+                Median(result.prompt_tokens) * 1e3, Median(result.speedups));
+  }
+  std::printf("%s", json ? "}\n" : "");
 }
 
 }  // namespace
@@ -197,8 +262,7 @@ absl::Status RunBenchStep(const BenchStepFlags& flags) {
   if (!weight_bytes.ok()) {
     return weight_bytes.status();
   }
-  const int tokens = flags.steps + kWarmUpSteps + flags.rows;
-  const EngineOptions options = OptionsFor(flags.rows, tokens);
+  const EngineOptions options = OptionsFor(flags.rows, kWarmUpSteps + flags.rows + flags.steps);
   const std::unique_ptr<Backend> backend = CreateCpuBackend({.threads = flags.threads});
   ModelOptions model_options;
   model_options.max_step_tokens = options.step_tokens;
@@ -208,7 +272,10 @@ absl::Status RunBenchStep(const BenchStepFlags& flags) {
   if (!model.ok()) {
     return model.status();
   }
-  Result result{.model = (*model)->info().name, .rows = flags.rows, .weight_bytes = *weight_bytes};
+  Result result;
+  result.model = (*model)->info().name;
+  result.rows = flags.rows;
+  result.weight_bytes = *weight_bytes;
   result.state_bytes = flags.rows * static_cast<int64_t>((*model)->slot_bytes());
   StepTimes times(flags.rows);
   EngineObserver observer;
@@ -218,18 +285,14 @@ absl::Status RunBenchStep(const BenchStepFlags& flags) {
   if (!engine.ok()) {
     return engine.status();
   }
-  if (absl::Status status = Decode(**engine, flags.rows, tokens); !status.ok()) {
-    return status;
+  ReadBandwidth bandwidth(flags.threads);
+  for (int round = 0; round < kRounds; ++round) {
+    if (absl::Status status = RunRound(flags, **engine, times, bandwidth, &result); !status.ok()) {
+      return status;
+    }
   }
-  const std::vector<double> seconds = times.Sorted();
-  if (seconds.empty()) {
+  if (result.steps.empty()) {
     return absl::InternalError("no step had all rows; give more --steps");
-  }
-  result.median_s = seconds[seconds.size() / 2];
-  result.p99_s = seconds[seconds.size() * 99 / 100];
-  result.bandwidth = MeasureReadBandwidth(flags.threads);
-  if (!(result.bandwidth > 0)) {
-    return absl::ResourceExhaustedError("no memory to measure the read bandwidth");
   }
   Print(result, flags.json);
   return absl::OkStatus();

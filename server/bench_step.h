@@ -9,11 +9,15 @@
 
 namespace evenflow {
 
+inline constexpr const char* kRandomModels[] = {"retnet-350m", "gated-deltanet-350m",
+                                                "retnet-tiny"};
+
 struct BenchStepFlags {
   std::string directory;
-  std::string random;  // "retnet-350m"; the checkpoint is made in `directory`, or a temporary one
+  std::string random;  // a name of kRandomModels; made in `directory`, or in a temporary one
   int rows = 1;
   int steps = 50;
+  int prompt_tokens = 0;  // of a prompt whose reading is timed besides
   int threads = 0;
   bool json = false;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
@@ -114,12 +115,18 @@ void AddBenchStep(CLI::App& bench, std::function<int()>& chosen) {
   checkpoint
       ->add_option("--random", flags->random,
                    "Make a random checkpoint of this size, in --model if given")
-      ->check(CLI::IsMember({"retnet-350m", "retnet-tiny"}));
+      ->check(CLI::IsMember(
+          std::vector<std::string>(std::begin(kRandomModels), std::end(kRandomModels))));
   command->add_option("--rows", flags->rows, "Sessions that decode together")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command->add_option("--steps", flags->steps, "Steps that are timed")
       ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  command
+      ->add_option("--prompt-tokens", flags->prompt_tokens,
+                   "Also time the reading of a prompt of so many tokens")
+      ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
   command->add_option("--threads", flags->threads, "Compute threads; 0: one for each core")
       ->check(CLI::Range(0, 1024))

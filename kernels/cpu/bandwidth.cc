@@ -52,6 +52,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr size_t kPartBytes = size_t{1} << 20;
+constexpr size_t kPartWords = kPartBytes / sizeof(uint64_t);
+
 size_t BufferBytes() {
   constexpr size_t kLeast = size_t{256} << 20;
   const auto cache = static_cast<size_t>(std::max(sysconf(_SC_LEVEL3_CACHE_SIZE), 0L));
@@ -60,44 +63,57 @@ size_t BufferBytes() {
 
 }  // namespace
 
-double MeasureReadBandwidth(int threads) {
-  constexpr size_t kPartBytes = size_t{1} << 20;
-  constexpr auto kDuration = std::chrono::milliseconds(400);
-  constexpr int kStretches = 32;
+struct ReadBandwidth::Impl {
+  explicit Impl(int threads) : pool(threads) {}
+
+  WorkerPool pool;
+  uint64_t* data = nullptr;
+  int parts = 0;
+  int next = 0;                    // the part at which to go on: each is read after all the others
+  std::atomic<uint64_t> total{0};  // keeps the reads alive
+};
+
+ReadBandwidth::ReadBandwidth(int threads) : impl_(std::make_unique<Impl>(threads)) {
   const size_t bytes = BufferBytes() / kPartBytes * kPartBytes;
   void* const memory =
       mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
-    return 0;
+    return;
   }
   madvise(memory, bytes, MADV_HUGEPAGE);
-  auto* const data = static_cast<uint64_t*>(memory);
-  constexpr size_t kPartWords = kPartBytes / sizeof(uint64_t);
-  const int parts = static_cast<int>(bytes / kPartBytes);
-  WorkerPool pool(threads);
+  impl_->data = static_cast<uint64_t*>(memory);
+  impl_->parts = static_cast<int>(bytes / kPartBytes);
   // Untouched pages would all be the one page of zeros.
-  pool.For(parts, [&](int part) {
-    std::fill_n(data + static_cast<size_t>(part) * kPartWords, kPartWords, uint64_t{1});
+  impl_->pool.For(impl_->parts, [this](int part) {
+    std::fill_n(impl_->data + static_cast<size_t>(part) * kPartWords, kPartWords, uint64_t{1});
   });
-  // Timed in stretches so short that some of them run undisturbed on a busy machine; each is read
-  // again only after all the others.
-  const int stretch = std::min(parts, 4 * pool.threads());
-  std::atomic<uint64_t> total{0};  // keeps the reads alive
+}
+
+ReadBandwidth::~ReadBandwidth() {
+  if (impl_->data != nullptr) {
+    munmap(impl_->data, static_cast<size_t>(impl_->parts) * kPartBytes);
+  }
+}
+
+double ReadBandwidth::Measure() {
+  constexpr auto kDuration = std::chrono::milliseconds(100);
+  constexpr int kStretches = 32;
+  Impl& impl = *impl_;
+  const int stretch = std::min(impl.parts, 4 * impl.pool.threads());
   double best = 0;
   const auto start = Clock::now();
-  int first = 0;
-  for (int pass = 0; pass < kStretches || Clock::now() - start < kDuration; ++pass) {
+  for (int i = 0; stretch > 0 && (i < kStretches || Clock::now() - start < kDuration); ++i) {
+    const int first = impl.next;
     const auto before = Clock::now();
-    pool.For(stretch, [&](int part) {
+    impl.pool.For(stretch, [&](int part) {
       const auto at = static_cast<size_t>(first + part) * kPartWords;
-      total += HWY_DYNAMIC_DISPATCH(SumWords)(data + at, kPartWords);
+      impl.total += HWY_DYNAMIC_DISPATCH(SumWords)(impl.data + at, kPartWords);
     });
     const std::chrono::duration<double> seconds = Clock::now() - before;
     best = std::max(best, static_cast<double>(kPartBytes) * stretch / seconds.count());
-    first = first + 2 * stretch <= parts ? first + stretch : 0;
+    impl.next = first + 2 * stretch <= impl.parts ? first + stretch : 0;
   }
-  munmap(memory, bytes);
-  return total.load() == 0 ? 0 : best;
+  return best;
 }
 
 }  // namespace evenflow

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include <hwy/detect_targets.h>
 #include <hwy/targets.h>
 #include <sys/mman.h>
 
@@ -24,7 +25,7 @@ CpuBackend::~CpuBackend() {
 }
 
 std::string CpuBackend::Describe() const {
-  const int64_t targets = hwy::SupportedTargets();
+  const int64_t targets = hwy::SupportedTargets() & HWY_TARGETS;  // of those compiled
   return std::string("CPU, ") + hwy::TargetName(targets & -targets) + ", " +
          std::to_string(pool_.threads()) + (pool_.threads() == 1 ? " thread" : " threads");
 }

@@ -7,6 +7,8 @@
 #define EVENFLOW_KERNELS_CPU_MATMUL_FEW_ROWS_INL_H_
 #endif
 
+#include <algorithm>
+
 #include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
@@ -68,27 +70,27 @@ HWY_INLINE void Finish(const Product& p, int64_t row, int64_t output, V sums) {
   *y = p.add ? *y + sum : sum;
 }
 
-// R rows by N outputs.
+// Weights are asked for so many bytes before they are used, counted along memory: adjacent rows of
+// weights are one stream, and this is the time that main memory takes.
+constexpr int64_t kAheadBytes = 8192;
+constexpr int64_t kLineBytes = 64;
+
+// R rows by N outputs, the weights of N adjacent rows.
 template <int R, int N, class T>
 HWY_INLINE void DirectTile(const Product& p, int64_t output) {
+  constexpr int64_t kStep = std::max<int64_t>(kLanes, kLineBytes / sizeof(T));
   const int64_t inputs = p.w.cols;
   const T* const w = static_cast<const T*>(p.w.data) + output * inputs;
-  constexpr int64_t kAhead = 1024 / sizeof(T);
   V sums[R][N];
   for (int r = 0; r < R; ++r) {
     for (int n = 0; n < N; ++n) {
       sums[r][n] = hn::Zero(D());
     }
   }
-  int64_t k = 0;
-  for (; k + kLanes <= inputs; k += kLanes) {
-    // A row of weights is a short stream: near its end, the next tile's must be asked for.
-    const int64_t ahead = k + kAhead < inputs ? kAhead : kAhead + (N - 1) * inputs;
+  const auto add = [&](int64_t k) {
     V weights[N];
     for (int n = 0; n < N; ++n) {
-      const T* const from = w + n * inputs + k;
-      hwy::Prefetch(from + ahead);
-      weights[n] = LoadWeights(from);
+      weights[n] = LoadWeights(w + n * inputs + k);
     }
     for (int r = 0; r < R; ++r) {
       const V x = hn::LoadU(D(), p.x + r * p.x_stride + k);
@@ -96,6 +98,18 @@ HWY_INLINE void DirectTile(const Product& p, int64_t output) {
         sums[r][n] = hn::MulAdd(x, weights[n], sums[r][n]);
       }
     }
+  };
+  int64_t k = 0;
+  for (; k + kStep <= inputs; k += kStep) {
+    for (int n = 0; n < N; ++n) {
+      hwy::Prefetch(reinterpret_cast<const char*>(w + N * k) + n * kLineBytes + kAheadBytes);
+    }
+    for (int64_t i = 0; i < kStep; i += kLanes) {
+      add(k + i);
+    }
+  }
+  for (; k + kLanes <= inputs; k += kLanes) {
+    add(k);
   }
   for (int r = 0; r < R; ++r) {
     for (int n = 0; n < N; ++n) {
@@ -110,7 +124,9 @@ HWY_INLINE void DirectTile(const Product& p, int64_t output) {
 
 template <int R, class T>
 void DirectOutputs(const Product& p, int64_t first, int64_t last) {
-  constexpr int kOutputs = R <= 2 ? 4 : 3;
+  // So few that memory is read in its order, as many as it takes to have enough sums under way to
+  // keep up with it.
+  constexpr int kOutputs = kLanes < 16 ? (R <= 2 ? 2 : 3) : (R <= 2 ? 1 : 2);
   int64_t output = first;
   for (; output + kOutputs <= last; output += kOutputs) {
     DirectTile<R, kOutputs, T>(p, output);

@@ -119,7 +119,7 @@ double TimeProduct(const Shape& shape, int rows, DType dtype, WorkerPool& pool) 
 
 int Main(int threads, DType dtype, bool json) {
   WorkerPool pool(threads);
-  const double bandwidth = MeasureReadBandwidth(pool.threads());
+  const double bandwidth = ReadBandwidth(pool.threads()).Measure();
   const double rate = MeasureMultiplyAdds(pool);
   if (json) {
     std::printf(

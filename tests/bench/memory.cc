@@ -107,7 +107,7 @@ void Print(const MemorySetup& setup, int sessions, const Result& result, double 
 }
 
 void Run(const Options& options) {
-  const double bandwidth = MeasureReadBandwidth(options.threads);
+  const double bandwidth = ReadBandwidth(options.threads).Measure();
   std::printf(options.json ? "{\"read_bandwidth\": %.4g}\n" : "read bandwidth %.4g B/s\n",
               bandwidth);
 #define EVENFLOW_KIND(memory) MemoryKind::k##memory,

@@ -144,6 +144,21 @@ class TokensTest(unittest.TestCase):
             self.assertEqual((checked.returncode, checked.stdout + checked.stderr), (0, ""))
 
 
+class BenchStepTest(unittest.TestCase):
+
+    def test_random_model(self):
+        done = subprocess.run([PROGRAM, "bench", "step", "--random", "retnet-tiny", "--rows", "2",
+                               "--steps", "500", "--prompt-tokens", "100", "--json"],
+                              capture_output=True, text=True, timeout=100)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        report = json.loads(done.stdout)
+        self.assertEqual(report["rows"], 2)
+        for key in ("step_ms_median", "read_bandwidth", "fraction_of_bandwidth",
+                    "prompt_token_ms", "prompt_speedup"):
+            self.assertGreater(report[key], 0, key)
+        self.assertLessEqual(report["fraction_of_bandwidth"], report["fraction_of_bandwidth_best"])
+
+
 @unittest.skipUnless((DEMO / "tokenizer.json").exists(), "models/demo is not there")
 class TextTest(unittest.TestCase):
 

@@ -285,7 +285,7 @@ TEST(MemoryOutputTest, AddsTheSkipAndNormsWhereItIsAsked) {
 }
 
 TEST(BandwidthTest, IsWithinReason) {
-  const double bytes_per_second = MeasureReadBandwidth(1);
+  const double bytes_per_second = ReadBandwidth(1).Measure();
   EXPECT_GT(bytes_per_second, 1e8);
   EXPECT_LT(bytes_per_second, 1e12);
 }
