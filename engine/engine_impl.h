@@ -107,7 +107,7 @@ class Engine::Impl {
   bool CanGoOn(const ActiveRequest& request) const;
   void Forget(const ActiveRequest& request);
   bool CloseSessions();
-  void FailRunning();
+  void FailRunning(const std::string& why);
   SteadyTime NextTimer() const;
 
   std::unique_ptr<Forwarder> forwarder_;

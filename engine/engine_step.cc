@@ -24,7 +24,7 @@ void Engine::Impl::Run() {
         continue;
       }
     } catch (const std::bad_alloc&) {
-      FailRunning();
+      FailRunning("the server ran out of memory in a step");
       continue;
     }
     {
@@ -158,6 +158,10 @@ std::optional<Engine::Impl::Batch> Engine::Impl::Collect(bool launched) {
   Batch batch = std::move(in_flight_.front());
   in_flight_.pop_front();
   batch.output = &backend_.Collect(batch.ticket);
+  if (const std::string error = backend_.error(); !error.empty()) {
+    FailRunning(error);
+    return std::nullopt;
+  }
   return batch;
 }
 
@@ -264,13 +268,13 @@ bool Engine::Impl::CloseSessions() {
   return any;
 }
 
-void Engine::Impl::FailRunning() {
+void Engine::Impl::FailRunning(const std::string& why) {
   // How far the step came is unknown: so are the states of all that it may have touched.
   in_flight_.clear();
   for (const auto& request : requests_) {
     request->in_flight = false;
     if (request->session->holder == request.get() && request->session->slot) {
-      Quarantine(*request, "the server ran out of memory in a step; the session's memory is lost");
+      Quarantine(*request, absl::StrCat(why, "; the session's memory is lost"));
     }
   }
   Complete();

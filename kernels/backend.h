@@ -55,6 +55,10 @@ struct StepOutput {
 
 using Ticket = uint64_t;
 
+// A device may fill a step up with unused tokens and logits, to a multiple of so many: activations
+// have room for them.
+inline constexpr int kStepPadding = 32;
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -65,12 +69,26 @@ class Backend {
   // itself.
   virtual int pipeline_depth() const = 0;
 
+  // Bytes per second that reading the device's memory reaches; measured now, within a second. 0
+  // when there is no memory to do it with. Any one thread, while no step is in flight.
+  virtual double MeasureReadBandwidth() = 0;
+
+  // What of a layer this device does not serve; empty: nothing. Asked when a model is loaded.
+  virtual std::string Refusal(const TokenMixArgs& /*mix*/, const AdvanceArgs& /*advance*/) const {
+    return "";
+  }
+
+  // What went wrong on the device, for good: steps have no effect any more. Empty: nothing.
+  virtual std::string error() const { return ""; }
+
   // Zeroed memory, 64-byte aligned; nullptr when there is none left.
   virtual void* Allocate(size_t bytes) = 0;
   virtual void Free(void* data) = 0;
   virtual void Upload(void* to, const void* from, size_t bytes) = 0;
   virtual void Download(void* to, const void* from, size_t bytes) = 0;
 
+  // A step that begins with the same Embed as one before it has the same operations on the same
+  // memory, unless some of it was freed between them: a device may have recorded them.
   virtual void BeginStep(const StepInput& step) = 0;
   virtual void Embed(const EmbedArgs& args) = 0;
   virtual void MatMul(const MatMulArgs& args) = 0;
@@ -93,6 +111,7 @@ class Backend {
 
 struct BackendOptions {
   int threads = 0;  // CPU workers; 0: one for each physical core this process may use
+  DType activations = DType::kBF16;  // on CUDA; fp32 also makes its products fp32
 };
 
 // The CPU backend, always there.

@@ -13,7 +13,6 @@
 #include "engine/model/random_checkpoint.h"
 #include "engine/model/safetensors.h"
 #include "kernels/backend.h"
-#include "kernels/bandwidth.h"
 #include "server/log.h"
 
 #include "absl/base/thread_annotations.h"
@@ -67,6 +66,9 @@ absl::Status Prepare(const BenchStepFlags& flags, Checkpoint* checkpoint) {
     size.vocab_size = 256;
   } else if (flags.random == "gated-deltanet-350m") {
     size.model_type = "gated_deltanet";
+  } else if (flags.random == "retnet-1.3b") {
+    size.hidden_size = 2048;
+    size.heads = 8;
   }
   return WriteRandomCheckpoint(checkpoint->directory, RandomConfig(size), kWeightSeed);
 }
@@ -174,7 +176,7 @@ double Median(const std::vector<double>& values) {
 }
 
 struct Result {
-  std::string model;
+  std::string model, device;
   int rows = 0;
   int64_t weight_bytes = 0, state_bytes = 0;
   std::vector<double> steps;  // seconds, of all rounds
@@ -189,8 +191,8 @@ struct Result {
 constexpr int kRounds = 10;
 
 absl::Status RunRound(const BenchStepFlags& flags, Engine& engine, StepTimes& times,
-                      ReadBandwidth& bandwidth, Result* result) {
-  const double before = bandwidth.Measure();
+                      Backend& backend, Result* result) {
+  const double before = backend.MeasureReadBandwidth();
   EngineRequest decode;
   decode.prompt = {1};
   decode.sampling.temperature = 0;
@@ -200,7 +202,7 @@ absl::Status RunRound(const BenchStepFlags& flags, Engine& engine, StepTimes& ti
   }
   const std::vector<double> steps = times.TakeDecode();
   times.TakePrompt();
-  const double bytes_per_second = std::max(before, bandwidth.Measure());
+  const double bytes_per_second = std::max(before, backend.MeasureReadBandwidth());
   if (steps.empty()) {
     return absl::OkStatus();  // the first stream ended before the last one began
   }
@@ -228,21 +230,22 @@ absl::Status RunRound(const BenchStepFlags& flags, Engine& engine, StepTimes& ti
 
 void Print(const Result& result, bool json) {
   const double median = Median(result.steps);
-  std::printf(
-      json
-          ? "{\"model\": \"%s\", \"rows\": %d, \"step_ms_median\": %.4f, \"step_ms_p99\": %.4f, "
-            "\"weight_bytes\": %lld, \"state_bytes\": %lld, \"bytes_per_second\": %.0f, "
-            "\"read_bandwidth\": %.0f, \"fraction_of_bandwidth\": %.4f, "
-            "\"fraction_of_bandwidth_best\": %.4f"
-          : "model                  %s\nrows                   %d\nstep, median           %.3f ms\n"
-            "step, 99th percentile  %.3f ms\nweights read           %lld bytes\n"
-            "states read            %lld bytes\nrate                   %.0f bytes/s\n"
-            "read bandwidth         %.0f bytes/s\nfraction               %.3f\n"
-            "fraction, best round   %.3f\n",
-      result.model.c_str(), result.rows, median * 1e3, Quantile(result.steps, 0.99) * 1e3,
-      static_cast<long long>(result.weight_bytes), static_cast<long long>(result.state_bytes),
-      static_cast<double>(result.weight_bytes + result.state_bytes) / median,
-      Median(result.bandwidths), Median(result.fractions), Quantile(result.fractions, 1));
+  std::printf(json ? "{\"model\": \"%s\", \"device\": \"%s\", \"rows\": %d, \"step_ms_median\": "
+                     "%.4f, \"step_ms_p99\": %.4f, "
+                     "\"weight_bytes\": %lld, \"state_bytes\": %lld, \"bytes_per_second\": %.0f, "
+                     "\"read_bandwidth\": %.0f, \"fraction_of_bandwidth\": %.4f, "
+                     "\"fraction_of_bandwidth_best\": %.4f"
+                   : "model                  %s\ndevice                 %s\nrows                   "
+                     "%d\nstep, median           %.3f ms\n"
+                     "step, 99th percentile  %.3f ms\nweights read           %lld bytes\n"
+                     "states read            %lld bytes\nrate                   %.0f bytes/s\n"
+                     "read bandwidth         %.0f bytes/s\nfraction               %.3f\n"
+                     "fraction, best round   %.3f\n",
+              result.model.c_str(), result.device.c_str(), result.rows, median * 1e3,
+              Quantile(result.steps, 0.99) * 1e3, static_cast<long long>(result.weight_bytes),
+              static_cast<long long>(result.state_bytes),
+              static_cast<double>(result.weight_bytes + result.state_bytes) / median,
+              Median(result.bandwidths), Median(result.fractions), Quantile(result.fractions, 1));
   if (!result.prompt_tokens.empty()) {
     std::printf(json ? ", \"prompt_token_ms\": %.4f, \"prompt_speedup\": %.3f"
                      : "prompt, per token      %.4f ms\nfaster than decoding   %.2f times\n",
@@ -263,17 +266,22 @@ absl::Status RunBenchStep(const BenchStepFlags& flags) {
     return weight_bytes.status();
   }
   const EngineOptions options = OptionsFor(flags.rows, kWarmUpSteps + flags.rows + flags.steps);
-  const std::unique_ptr<Backend> backend = CreateCpuBackend({.threads = flags.threads});
+  const absl::StatusOr<std::unique_ptr<Backend>> made = MakeBackend(flags.device);
+  if (!made.ok()) {
+    return made.status();
+  }
+  Backend& backend = **made;
   ModelOptions model_options;
   model_options.max_step_tokens = options.step_tokens;
   model_options.max_step_logits = options.max_rows;
   absl::StatusOr<std::unique_ptr<Model>> model =
-      Model::Load(checkpoint.directory, model_options, *backend);
+      Model::Load(checkpoint.directory, model_options, backend);
   if (!model.ok()) {
     return model.status();
   }
   Result result;
   result.model = (*model)->info().name;
+  result.device = backend.Describe();
   result.rows = flags.rows;
   result.weight_bytes = *weight_bytes;
   result.state_bytes = flags.rows * static_cast<int64_t>((*model)->slot_bytes());
@@ -281,13 +289,12 @@ absl::Status RunBenchStep(const BenchStepFlags& flags) {
   EngineObserver observer;
   observer.on_step = [&times](const EngineObserver::Step& step) { times.Add(step); };
   absl::StatusOr<std::unique_ptr<Engine>> engine =
-      Engine::Create(options, *std::move(model), *backend, std::move(observer));
+      Engine::Create(options, *std::move(model), backend, std::move(observer));
   if (!engine.ok()) {
     return engine.status();
   }
-  ReadBandwidth bandwidth(flags.threads);
   for (int round = 0; round < kRounds; ++round) {
-    if (absl::Status status = RunRound(flags, **engine, times, bandwidth, &result); !status.ok()) {
+    if (absl::Status status = RunRound(flags, **engine, times, backend, &result); !status.ok()) {
       return status;
     }
   }

@@ -5,11 +5,13 @@
 
 #include <string>
 
+#include "server/device.h"
+
 #include "absl/status/status.h"
 
 namespace evenflow {
 
-inline constexpr const char* kRandomModels[] = {"retnet-350m", "gated-deltanet-350m",
+inline constexpr const char* kRandomModels[] = {"retnet-1.3b", "retnet-350m", "gated-deltanet-350m",
                                                 "retnet-tiny"};
 
 struct BenchStepFlags {
@@ -18,11 +20,11 @@ struct BenchStepFlags {
   int rows = 1;
   int steps = 50;
   int prompt_tokens = 0;  // of a prompt whose reading is timed besides
-  int threads = 0;
+  DeviceOptions device;
   bool json = false;
 };
 
-// Prints the result. Runs on the CPU, with an engine of its own.
+// Prints the result. With an engine of its own.
 absl::Status RunBenchStep(const BenchStepFlags& flags);
 
 }  // namespace evenflow

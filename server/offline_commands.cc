@@ -14,6 +14,7 @@
 #include "engine/model/model.h"
 #include "kernels/backend.h"
 #include "server/bench_step.h"
+#include "server/device.h"
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -33,7 +34,6 @@ int Report(const absl::Status& status) {
 struct ModelFlags {
   std::string directory;
   Window window;
-  int threads = 0;
 };
 
 void AddModelFlags(CLI::App* command, ModelFlags* flags) {
@@ -43,31 +43,32 @@ void AddModelFlags(CLI::App* command, ModelFlags* flags) {
   command->add_option("--window", flags->window.commit, "Tokens between two commits of a state")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
-  command->add_option("--threads", flags->threads, "Compute threads; 0: one for each core")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
 }
 
 struct LogitsFlags {
   ModelFlags model;
+  DeviceOptions device;
   std::vector<int32_t> tokens;
   std::string output;
   int chunk = 64;
 };
 
 absl::Status RunLogits(const LogitsFlags& flags) {
-  const std::unique_ptr<Backend> backend = CreateCpuBackend({.threads = flags.model.threads});
+  const absl::StatusOr<std::unique_ptr<Backend>> backend = MakeBackend(flags.device);
+  if (!backend.ok()) {
+    return backend.status();
+  }
   ModelOptions options;
   options.window = flags.model.window;
   options.max_step_tokens = flags.chunk;
   options.max_step_logits = flags.chunk;
   absl::StatusOr<std::unique_ptr<Model>> model =
-      Model::Load(flags.model.directory, options, *backend);
+      Model::Load(flags.model.directory, options, **backend);
   if (!model.ok()) {
     return model.status();
   }
   const absl::StatusOr<std::vector<float>> logits =
-      ComputeLogits(**model, *backend, flags.tokens, flags.chunk);
+      ComputeLogits(**model, **backend, flags.tokens, flags.chunk);
   if (!logits.ok()) {
     return logits.status();
   }
@@ -80,7 +81,7 @@ struct InspectFlags {
 };
 
 absl::Status RunInspect(const InspectFlags& flags) {
-  const std::unique_ptr<Backend> backend = CreateCpuBackend({.threads = flags.model.threads});
+  const std::unique_ptr<Backend> backend = CreateCpuBackend({});
   ModelOptions options;
   options.window = flags.model.window;
   options.max_step_tokens = 1;
@@ -117,6 +118,7 @@ void AddBenchStep(CLI::App& bench, std::function<int()>& chosen) {
                    "Make a random checkpoint of this size, in --model if given")
       ->check(CLI::IsMember(
           std::vector<std::string>(std::begin(kRandomModels), std::end(kRandomModels))));
+  AddDeviceFlags(command, &flags->device);
   command->add_option("--rows", flags->rows, "Sessions that decode together")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
@@ -128,9 +130,6 @@ void AddBenchStep(CLI::App& bench, std::function<int()>& chosen) {
                    "Also time the reading of a prompt of so many tokens")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
-  command->add_option("--threads", flags->threads, "Compute threads; 0: one for each core")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
   command->add_flag("--json", flags->json, "One JSON object");
 }
 
@@ -140,6 +139,7 @@ void AddOfflineCommands(CLI::App& app, CLI::App& bench, std::function<int()>& ch
   CLI::App* logits = app.add_subcommand("logits", "Compute the logits of a list of tokens");
   const auto logits_flags = Choose(logits, &RunLogits, chosen);
   AddModelFlags(logits, &logits_flags->model);
+  AddDeviceFlags(logits, &logits_flags->device);
   logits->add_option("--tokens", logits_flags->tokens, "Token ids, separated by commas")
       ->required()
       ->delimiter(',');

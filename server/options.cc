@@ -44,11 +44,7 @@ void AddModelFlags(CLI::App* command, ServeOptions* options) {
       ->type_name("DIR");
   command->add_option("--model-name", options->model_name,
                       "Name that clients use [the directory's]");
-  command->add_option("--device", options->device, "cpu or cuda")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
-      ->capture_default_str();
-  command->add_option("--activations", options->activations, "fp32 or bf16 [what suits the device]")
-      ->check(CLI::IsMember({"fp32", "bf16"}));
+  AddDeviceFlags(command, &options->device);
   command->add_option("--state-dtype", options->state_dtype, "fp32 or bf16 [fp32]")
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, DType>{{"fp32", DType::kF32}, {"bf16", DType::kBF16}}));
@@ -60,9 +56,6 @@ void AddModelFlags(CLI::App* command, ServeOptions* options) {
   command
       ->add_option("--rollback", options->window.rollback, "Newest tokens that are never committed")
       ->check(CLI::Range(0, 64))
-      ->capture_default_str();
-  command->add_option("--threads", options->threads, "Compute threads; 0: one for each core")
-      ->check(CLI::Range(0, 1024))
       ->capture_default_str();
 }
 
@@ -171,9 +164,8 @@ CLI::App* AddServeCommand(CLI::App& app, ServeOptions* options) {
 }
 
 absl::Status CheckServeOptions(const ServeOptions& options) {
-  if (options.device == "cpu" && options.activations == "bf16") {
-    return absl::InvalidArgumentError(
-        "--activations is bf16; on --device cpu only fp32 is served (weights may be bf16)");
+  if (absl::Status status = CheckDeviceOptions(options.device); !status.ok()) {
+    return status;
   }
   if (options.engine.idle_timeout > options.engine.max_idle_timeout) {
     return absl::InvalidArgumentError("--idle-timeout is longer than --max-idle-timeout");

@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "kernels/memory.h"
 #include "kernels/tensor.h"
+#include "server/device.h"
 
 #include "absl/status/status.h"
 
@@ -21,11 +22,9 @@ struct ServeOptions {
   std::string model_name;  // empty: the directory's last part
   std::string listen = "127.0.0.1:50051";
   std::string metrics_listen = "127.0.0.1:9464";  // empty: no HTTP
-  std::string device = "cpu";
-  std::string activations;  // empty: fp32 on the CPU, bf16 on CUDA
+  DeviceOptions device;
   DType state_dtype = DType::kF32;
   Window window;
-  int threads = 0;  // 0: one for each core
   EngineOptions engine;
   double drain_timeout_seconds = 30;
   bool allow_session_listing = false;

@@ -33,19 +33,6 @@ constexpr int kMaxMetadataBytes = 16 << 10;
 // What is left to say after a drain: last messages, health watchers.
 constexpr std::chrono::seconds kGoodbye{1};
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const ServeOptions& options) {
-  const BackendOptions backend_options{.threads = options.threads};
-  if (options.device == "cpu") {
-    return CreateCpuBackend(backend_options);
-  }
-  std::string error;
-  std::unique_ptr<Backend> backend = CreateCudaBackend(backend_options, &error);
-  if (backend == nullptr) {
-    return absl::FailedPreconditionError(absl::StrCat("--device cuda: ", error));
-  }
-  return backend;
-}
-
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& directory,
                                                          const ModelInfo& info) {
   const std::filesystem::path path = std::filesystem::path(directory) / "tokenizer.json";
@@ -108,7 +95,7 @@ struct Server::Parts {
 };
 
 absl::Status Server::Parts::Load(std::function<void(double)> progress) {
-  absl::StatusOr<std::unique_ptr<Backend>> made = MakeBackend(options);
+  absl::StatusOr<std::unique_ptr<Backend>> made = MakeBackend(options.device);
   if (!made.ok()) {
     return made.status();
   }

@@ -12,6 +12,11 @@ size_t AlignUp(size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
+// With the room that a device may use for more.
+int64_t Padded(int64_t count) {
+  return (count + kStepPadding - 1) / kStepPadding * kStepPadding;
+}
+
 // The largest width of each kind of activation over all layers, in elements a token.
 struct Widths {
   int64_t projected = 0, key = 0, query = 0, value = 0, decay = 0, heads = 0, read = 0, mixed = 0,
@@ -178,11 +183,12 @@ size_t PlaceStates(const ModelOptions& options, ModelPlan& plan, std::vector<Lay
 absl::Status BindBuffers(const ModelOptions& options, BackendMemory& memory, ModelPlan& plan) {
   const Widths widths = WidthsOf(plan);
   const DType dtype = memory.backend().activation_dtype();
-  const int64_t tokens = options.max_step_tokens;
-  const int64_t logits = options.max_step_logits;
+  const int64_t tokens = Padded(options.max_step_tokens);
+  const int64_t logits = Padded(options.max_step_logits);
   BufferAllocator allocator(memory);
   Buffers buffers;
-  buffers.residual = allocator.Rows(tokens, plan.hidden_size, dtype);
+  // Sums of all layers: little to move, and much to lose in bf16.
+  buffers.residual = allocator.Rows(tokens, plan.hidden_size, DType::kF32);
   buffers.normed = allocator.Rows(tokens, plan.hidden_size, dtype);
   buffers.projected = allocator.Rows(tokens, widths.projected, dtype);
   buffers.mixed = allocator.Rows(tokens, widths.mixed, dtype);

@@ -37,6 +37,18 @@ std::string LastPart(const std::string& directory) {
   return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
 }
 
+absl::Status CheckDevice(const ModelPlan& plan, const Backend& backend) {
+  for (size_t i = 0; i < plan.layers.size(); ++i) {
+    const MixerPlan& mixer = plan.layers[i].mixer;
+    const std::string refusal = backend.Refusal(mixer.token_mix, mixer.advance);
+    if (!refusal.empty()) {
+      return absl::UnimplementedError(
+          absl::StrCat("layer ", i, ": ", backend.Describe(), " does not serve ", refusal));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Config> ReadConfig(const std::string& directory) {
   std::error_code error;
   if (!std::filesystem::is_directory(directory, error)) {
@@ -98,7 +110,9 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& directory,
   impl->options = options;
   impl->plan = *std::move(plan);
   impl->slot_bytes = PlaceStates(options, impl->plan, &impl->layers);
-  if (absl::Status status = BindBuffers(options, impl->memory, impl->plan); !status.ok()) {
+  absl::Status status = BindBuffers(options, impl->memory, impl->plan);
+  status.Update(CheckDevice(impl->plan, backend));
+  if (!status.ok()) {
     return status;
   }
 

@@ -30,6 +30,13 @@ std::string CpuBackend::Describe() const {
          std::to_string(pool_.threads()) + (pool_.threads() == 1 ? " thread" : " threads");
 }
 
+double CpuBackend::MeasureReadBandwidth() {
+  if (bandwidth_ == nullptr) {
+    bandwidth_ = std::make_unique<ReadBandwidth>(pool_.threads());
+  }
+  return bandwidth_->Measure();
+}
+
 void* CpuBackend::Allocate(size_t bytes) {
   bytes = std::max<size_t>(bytes, 1);
   void* const data =

@@ -4,10 +4,12 @@
 #define EVENFLOW_KERNELS_CPU_CPU_BACKEND_H_
 
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <unordered_map>
 
 #include "kernels/backend.h"
+#include "kernels/bandwidth.h"
 #include "kernels/cpu/step.h"
 #include "kernels/cpu/worker_pool.h"
 
@@ -23,6 +25,8 @@ class CpuBackend final : public Backend {
   DType activation_dtype() const override { return DType::kF32; }
 
   int pipeline_depth() const override { return 0; }
+
+  double MeasureReadBandwidth() override;
 
   // Pages come from the system when they are first touched.
   void* Allocate(size_t bytes) override;
@@ -62,6 +66,7 @@ class CpuBackend final : public Backend {
  private:
   WorkerPool pool_;
   CpuStep step_;
+  std::unique_ptr<ReadBandwidth> bandwidth_;  // once it was asked for
   Ticket launched_ = 0;
   std::unordered_map<void*, size_t> allocations_;  // bytes of each mapping
 };

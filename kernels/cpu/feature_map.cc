@@ -8,11 +8,10 @@
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/math/activations.h"
+#include "kernels/math/feature_map.h"
 
 namespace evenflow {
 namespace {
-
-constexpr int kRolls = 4;  // of dpfp
 
 // y = W x + b for every head; W [dim, dim].
 void Project(const float* w, const float* b, int heads, int dim, const float* from, float* to,
@@ -45,32 +44,7 @@ void HedgehogHead(int dim, float* y) {
   }
 }
 
-// y [8 dim] = u roll(u, j) for j = 1..4, u = [relu x, -relu x]; roll(u, j)[i] = u[i - j], cyclic.
-void DpfpHead(int dim, const float* x, float* y) {
-  const int size = 2 * dim;
-  const auto u = [&](int i) {
-    const int at = (i + size) % size;
-    return at < dim ? Relu(x[at]) : -Relu(x[at - dim]);
-  };
-  for (int j = 1; j <= kRolls; ++j) {
-    for (int i = 0; i < size; ++i) {
-      *y++ = u(i) * u((i - j) % size);
-    }
-  }
-}
-
 }  // namespace
-
-int MappedSize(FeatureMap map, int dim) {
-  switch (map) {
-    case FeatureMap::kHedgehog:
-      return 2 * dim;
-    case FeatureMap::kDpfp:
-      return 2 * kRolls * dim;
-    default:
-      return dim;
-  }
-}
 
 void MapHeads(const FeatureMapArgs& args, int heads, int dim, const float* from, float* to) {
   const int64_t count = static_cast<int64_t>(heads) * dim;
@@ -108,8 +82,9 @@ void MapHeads(const FeatureMapArgs& args, int heads, int dim, const float* from,
       return;
     case FeatureMap::kDpfp:
       for (int head = 0; head < heads; ++head) {
-        DpfpHead(dim, from + static_cast<int64_t>(head) * dim,
-                 to + static_cast<int64_t>(head) * MappedSize(args.map, dim));
+        for (int i = 0; i < MappedSize(args.map, dim); ++i) {
+          *to++ = DpfpChannel(from + static_cast<int64_t>(head) * dim, dim, i);
+        }
       }
       return;
   }

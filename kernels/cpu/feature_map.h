@@ -6,9 +6,6 @@
 
 namespace evenflow {
 
-// Channels of a head of `dim` channels after the map.
-int MappedSize(FeatureMap map, int dim);
-
 // to[head] = map(from[head]); from [heads, dim] and to [heads, MappedSize] do not overlap.
 void MapHeads(const FeatureMapArgs& args, int heads, int dim, const float* from, float* to);
 

@@ -72,7 +72,7 @@ void PrepareDecays(const MemoryInputsArgs& args, const float* from, int64_t toke
   if (args.decay.gate == DecayGate::kLowerBounded) {
     float* k = args.k + token * shape.heads * channels;
     for (int i = 0; i < shape.heads * channels; ++i) {
-      k[i] = -std::expm1(g[i]);
+      k[i] = KeyOfDecay(g[i]);
     }
   }
 }

@@ -1,5 +1,3 @@
-#include <cmath>
-
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/step.h"
 #include "kernels/math/head_norm.h"
@@ -18,12 +16,8 @@ void MapRow(const NormArgs& args, const float* x, float* y, const Function& func
 }
 
 void NormRow(const NormArgs& args, const float* x, float* y) {
-  if (args.kind == NormKind::kDyT) {
-    return MapRow(args, x, y, [&](float value) { return std::tanh(args.alpha * value); });
-  }
-  if (args.kind == NormKind::kDerf) {
-    return MapRow(args, x, y,
-                  [&](float value) { return std::erf(args.alpha * value + args.shift); });
+  if (args.kind == NormKind::kDyT || args.kind == NormKind::kDerf) {
+    return MapRow(args, x, y, [&](float value) { return MapChannel(args, value); });
   }
   float mean = 0;
   if (args.kind == NormKind::kLayer) {

@@ -27,10 +27,9 @@ void RotaryTable::SetPosition(float base, int dim, int64_t position) {
 void RotaryTable::Rotate(float* x) const {
   const size_t half = cos_.size();
   for (size_t i = 0; i < half; ++i) {
-    const float low = x[i];
-    const float high = x[i + half];
-    x[i] = low * cos_[i] - high * sin_[i];
-    x[i + half] = high * cos_[i] + low * sin_[i];
+    const RotaryPair turned = evenflow::Rotate({x[i], x[i + half]}, cos_[i], sin_[i]);
+    x[i] = turned.low;
+    x[i + half] = turned.high;
   }
 }
 

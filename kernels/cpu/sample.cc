@@ -7,6 +7,7 @@
 #include "kernels/cpu/step.h"
 #include "kernels/math/philox.h"
 #include "kernels/math/sampling.h"
+#include "kernels/occurrences.h"
 
 namespace evenflow {
 namespace {
@@ -36,7 +37,7 @@ struct Scratch {
   std::vector<float> weights;
   std::vector<Candidate> candidates;
   std::vector<TypicalCandidate> typical;
-  std::vector<std::pair<int32_t, int32_t>> seen;  // (token, tokens since)
+  std::vector<SeenToken> seen;
 };
 
 double TotalWeight(const std::vector<Candidate>& candidates) {
@@ -176,37 +177,13 @@ void ApplyMasks(const SamplingRow& row, std::vector<float>* logits) {
   }
 }
 
-bool HasPenalties(const SamplingParams& params) {
-  return params.penalty_last_n != 0 &&
-         (params.repetition_penalty != 1 || params.frequency_penalty != 0 ||
-          params.presence_penalty != 0);
-}
-
 void ApplyPenalties(const SamplingRow& row, std::vector<float>* logits, Scratch* scratch) {
   const SamplingParams& params = *row.params;
-  int64_t count = std::min<int64_t>(row.position, row.history_capacity);
-  if (params.penalty_last_n >= 0) {
-    count = std::min<int64_t>(count, params.penalty_last_n);
-  }
-  auto& seen = scratch->seen;
-  seen.clear();
-  for (int64_t age = 0; age < count; ++age) {
-    const int32_t token = row.history[(row.position - 1 - age) % row.history_capacity];
-    if (token >= 0 && static_cast<size_t>(token) < logits->size()) {
-      seen.emplace_back(token, static_cast<int32_t>(age));
-    }
-  }
-  std::sort(seen.begin(), seen.end());
-  for (size_t i = 0; i < seen.size();) {
-    const int32_t token = seen[i].first;
-    Occurrences occurrences;
-    occurrences.newest = std::pow(params.penalty_decay, static_cast<float>(seen[i].second));
-    for (; i < seen.size() && seen[i].first == token; ++i) {
-      occurrences.count += std::pow(params.penalty_decay, static_cast<float>(seen[i].second));
-    }
-    float& logit = (*logits)[static_cast<size_t>(token)];
+  FindOccurrences(row, static_cast<int>(logits->size()), &scratch->seen);
+  for (const SeenToken& seen : scratch->seen) {
+    float& logit = (*logits)[static_cast<size_t>(seen.token)];
     logit = Penalize(logit, params.repetition_penalty, params.frequency_penalty,
-                     params.presence_penalty, occurrences);
+                     params.presence_penalty, seen.occurrences);
   }
 }
 

@@ -37,6 +37,30 @@ class CudaScratch {
   size_t size_ = 0;  // of the newest
 };
 
+// Frequencies of rotary position embeddings in device memory, computed at their first use.
+class CudaRotary {
+ public:
+  CudaRotary() = default;
+  CudaRotary(const CudaRotary&) = delete;
+  CudaRotary& operator=(const CudaRotary&) = delete;
+  ~CudaRotary();
+
+  // [dim / 2], radians per position, for heads of `dim` channels. nullptr when there is no memory.
+  const double* Frequencies(float base, int dim);
+
+ private:
+  struct Table {
+    float base;
+    int dim;
+    double* frequencies;
+  };
+
+  std::vector<Table> tables_;
+};
+
+inline constexpr int kMaxMixSegments = 8;  // of one convolution
+inline constexpr int kCounters = 64;       // of a step, beside one for each row
+
 struct CudaStep {
   cudaStream_t stream = nullptr;
 
@@ -59,7 +83,12 @@ struct CudaStep {
   StateHealth* health = nullptr;
   int health_stride = 0;
 
+  // Device [kCounters + rows of the largest step]: zero between operations; an operation leaves
+  // zeros.
+  uint32_t* counters = nullptr;
+
   CudaScratch* scratch = nullptr;
+  CudaRotary* rotary = nullptr;
 };
 
 // One function an operation, each in the file of its name. `args` as documented in
@@ -72,6 +101,10 @@ void CudaMemoryInputs(const MemoryInputsArgs& args, const CudaStep& step);
 void CudaAdvance(const AdvanceArgs& args, const CudaStep& step);
 void CudaMemoryOutput(const MemoryOutputArgs& args, const CudaStep& step);
 void CudaMlpActivation(const MlpActivationArgs& args, const CudaStep& step);
+
+// What of these arguments CUDA does not serve; nullptr: nothing.
+const char* CudaRefusal(const TokenMixArgs& args);
+const char* CudaRefusal(const AdvanceArgs& args);
 
 }  // namespace evenflow
 

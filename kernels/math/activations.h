@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "kernels/math/host_device.h"
+#include "kernels/operations.h"
 
 namespace evenflow {
 
@@ -38,6 +39,22 @@ EVENFLOW_HOST_DEVICE inline float Softplus(float x) {
 // ln sigmoid(x)
 EVENFLOW_HOST_DEVICE inline float LogSigmoid(float x) {
   return -Softplus(-x);
+}
+
+EVENFLOW_HOST_DEVICE inline float Activate(Activation activation, float x) {
+  switch (activation) {
+    case Activation::kSilu:
+      return Silu(x);
+    case Activation::kRelu:
+      return Relu(x);
+    case Activation::kElu1:
+      return Elu1(x);
+    case Activation::kSigmoid:
+      return Sigmoid(x);
+    case Activation::kNone:
+      break;
+  }
+  return x;
 }
 
 }  // namespace evenflow

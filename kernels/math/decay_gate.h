@@ -40,6 +40,11 @@ EVENFLOW_HOST_DEVICE inline float LogDecay(const DecayGateArgs& args, int head, 
   __builtin_unreachable();
 }
 
+// The key channel that goes with a log decay under kLowerBounded: 1 - e^g.
+EVENFLOW_HOST_DEVICE inline float KeyOfDecay(float log_decay) {
+  return -std::expm1(log_decay);
+}
+
 }  // namespace evenflow
 
 #endif  // EVENFLOW_KERNELS_MATH_DECAY_GATE_H_

@@ -1,12 +1,12 @@
-// The factors of the normalisations, for host and device, from sums over the channels. Pure
-// functions: any thread.
+// The factors of the normalisations, for host and device, from sums over the channels, and the
+// functions that stand in their place. Pure functions: any thread.
 #ifndef EVENFLOW_KERNELS_MATH_HEAD_NORM_H_
 #define EVENFLOW_KERNELS_MATH_HEAD_NORM_H_
 
 #include <cmath>
 
-#include "kernels/backend.h"
 #include "kernels/math/host_device.h"
+#include "kernels/operations.h"
 
 namespace evenflow {
 
@@ -28,6 +28,12 @@ EVENFLOW_HOST_DEVICE inline float HeadNormFactor(HeadNorm norm, float sum) {
       break;
   }
   return 1.0f;
+}
+
+// Before weight and bias, a channel under kDyT or kDerf.
+EVENFLOW_HOST_DEVICE inline float MapChannel(const NormArgs& args, float x) {
+  return args.kind == NormKind::kDyT ? std::tanh(args.alpha * x)
+                                     : std::erf(args.alpha * x + args.shift);
 }
 
 // 1 / the normaliser of linear attention.

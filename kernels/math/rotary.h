@@ -28,6 +28,15 @@ EVENFLOW_HOST_DEVICE inline float RotaryAngle(int64_t position, double frequency
   return static_cast<float>(std::fma(-turns, kTwoPiLow, rest) + low);
 }
 
+struct RotaryPair {
+  float low, high;
+};
+
+// Channels i and i + dim / 2 of a head, turned by their angle.
+EVENFLOW_HOST_DEVICE inline RotaryPair Rotate(RotaryPair x, float cos, float sin) {
+  return {x.low * cos - x.high * sin, x.high * cos + x.low * sin};
+}
+
 }  // namespace evenflow
 
 #endif  // EVENFLOW_KERNELS_MATH_ROTARY_H_

@@ -2,6 +2,8 @@
 #ifndef EVENFLOW_KERNELS_MATH_SAMPLING_H_
 #define EVENFLOW_KERNELS_MATH_SAMPLING_H_
 
+#include <cmath>
+
 #include "kernels/math/host_device.h"
 
 namespace evenflow {
@@ -19,6 +21,13 @@ EVENFLOW_HOST_DEVICE inline float Penalize(float logit, float repetition, float 
                                            float presence, Occurrences seen) {
   const float repeated = logit > 0 ? logit / repetition : logit * repetition;
   return repeated - frequency * seen.count - presence * seen.newest;
+}
+
+// A token's weight e^{(logit - max) / temperature} in the draw. Divided, as the reciprocal of a
+// tiny temperature is not finite; e^-200 is 0 already. (The CPU has it in vectors:
+// kernels/cpu/logits.cc.)
+EVENFLOW_HOST_DEVICE inline float DrawWeight(float logit, float max, float temperature) {
+  return std::exp(std::fmax((logit - max) / temperature, -200.0f));
 }
 
 }  // namespace evenflow

@@ -300,11 +300,11 @@ TEST(ServerTest, BadStartsSayWhy) {
   EXPECT_THAT(std::string(Server::Start(options, nullptr).status().message()),
               HasSubstr("/nonexistent"));
   options = TinyOptions();
-  options.activations = "bf16";
+  options.device.activations = "bf16";
   EXPECT_THAT(std::string(Server::Start(options, nullptr).status().message()),
               HasSubstr("only fp32"));
   options = TinyOptions();
-  options.device = "cuda";
+  options.device.device = "cuda";
   EXPECT_THAT(std::string(Server::Start(options, nullptr).status().message()),
               HasSubstr("--device cuda"));
 }

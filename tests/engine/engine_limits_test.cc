@@ -151,6 +151,30 @@ TEST_P(EngineTest, OutOfMemoryEndsStreamsNotTheProcess) {
   EXPECT_TRUE(after.ReadAll().status.ok());
 }
 
+TEST_P(EngineTest, ALostDeviceEndsEveryRequest) {
+  std::atomic<bool> fail = false;
+  device_.on_launch = [&](const FakeDevice::Step&) {
+    if (fail) {
+      device_.failure = "the device is lost";
+    }
+  };
+  options_.max_sessions = 1;
+  Engine& engine = Start();
+  auto lease = std::make_unique<SessionLease>(*engine.Attach(""));
+  auto waits = engine.Attach("");
+  Reader running(*engine.Submit(*lease, Ask(Prompt(10), INT64_MAX)));
+  Reader waiting(*engine.Submit(*waits, Ask(Prompt(10), 5)));
+  running.ReadTokens(5);
+  fail = true;
+  const absl::Status ran = running.ReadAll().status;
+  lease.reset();  // its slot goes to the one who waits
+  const absl::Status waited = waiting.ReadAll().status;
+  for (const absl::Status& status : {ran, waited}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("the device is lost"));
+  }
+}
+
 TEST_P(EngineTest, StatesThatDoNotFitAreRefused) {
   device_.out_of_memory = true;
   EXPECT_EQ(Engine::Create(options_, device_.NewModel(), device_, {}).status().code(),

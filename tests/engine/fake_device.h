@@ -69,6 +69,7 @@ class FakeDevice : public Backend {
   std::function<void(const Step&)> on_launch;  // may wait or throw
   std::function<bool(const Row&)> bad_state, bad_logits;
   bool out_of_memory = false;
+  std::string failure;  // set in on_launch: the device is lost from then on
 
   // The state of a session whose last step fed the token before `position`; the engine must be at
   // rest.
@@ -85,6 +86,10 @@ class FakeDevice : public Backend {
   std::string Describe() const override { return "fake"; }
 
   DType activation_dtype() const override { return DType::kF32; }
+
+  double MeasureReadBandwidth() override { return 0; }
+
+  std::string error() const override { return failure; }
 
   int pipeline_depth() const override { return pipeline_depth_; }
 

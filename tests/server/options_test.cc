@@ -60,7 +60,7 @@ TEST_F(OptionsTest, AddressesAndRangesAreChecked) {
 }
 
 TEST_F(OptionsTest, HalfPrecisionActivationsNeedAnotherDevice) {
-  options_.activations = "bf16";
+  options_.device.activations = "bf16";
   const absl::Status status = CheckServeOptions(options_);
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("only fp32"));

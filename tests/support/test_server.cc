@@ -65,7 +65,7 @@ ServeOptions TinyOptions() {
   options.model_name = "tiny";
   options.listen = "127.0.0.1:0";
   options.metrics_listen = "127.0.0.1:0";
-  options.threads = 1;
+  options.device.threads = 1;
   options.engine.max_sessions = 8;
   options.engine.max_queue = 8;
   return options;

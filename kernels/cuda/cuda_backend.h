@@ -1,0 +1,122 @@
+// The CUDA backend: operations are enqueued on one stream. Owned and used by the engine thread.
+//
+// A step in which every row has one token runs as a graph, captured for as many rows as the next
+// larger bucket has and replayed with other inputs at the same addresses. Its operations are those
+// that the first such step of a model called, so while a graph is replayed their calls do nothing.
+#ifndef EVENFLOW_KERNELS_CUDA_CUDA_BACKEND_H_
+#define EVENFLOW_KERNELS_CUDA_CUDA_BACKEND_H_
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/matmul.h"
+#include "kernels/cuda/step.h"
+#include "kernels/cuda/step_buffers.h"
+
+namespace evenflow {
+
+class CudaBackend final : public Backend {
+ public:
+  // nullptr, and why in *error, without a usable device.
+  static std::unique_ptr<CudaBackend> Create(const BackendOptions& options, std::string* error);
+  ~CudaBackend() override;
+
+  std::string Describe() const override;
+
+  DType activation_dtype() const override { return activations_; }
+
+  int pipeline_depth() const override { return 0; }
+
+  double MeasureReadBandwidth() override;
+  std::string Refusal(const TokenMixArgs& mix, const AdvanceArgs& advance) const override;
+
+  std::string error() const override { return error_; }
+
+  void* Allocate(size_t bytes) override;
+  void Free(void* data) override;
+  void Upload(void* to, const void* from, size_t bytes) override;
+  void Download(void* to, const void* from, size_t bytes) override;
+
+  void BeginStep(const StepInput& input) override;
+  void Embed(const EmbedArgs& args) override;
+  void MatMul(const MatMulArgs& args) override;
+
+  void Norm(const NormArgs& args) override { Run("Norm", CudaNorm, args); }
+
+  void TokenMix(const TokenMixArgs& args) override { Run("TokenMix", CudaTokenMix, args); }
+
+  void MemoryInputs(const MemoryInputsArgs& args) override {
+    Run("MemoryInputs", CudaMemoryInputs, args);
+  }
+
+  void Advance(const AdvanceArgs& args) override;
+
+  void MemoryOutput(const MemoryOutputArgs& args) override {
+    Run("MemoryOutput", CudaMemoryOutput, args);
+  }
+
+  void MlpActivation(const MlpActivationArgs& args) override {
+    Run("MlpActivation", CudaMlpActivation, args);
+  }
+
+  void Sample(const SampleArgs& args) override;
+  Ticket Launch() override;
+  const StepOutput& Collect(Ticket ticket) override;
+
+  void CopySlot(const Slots& slots, int to, int from) override;
+  void ClearSlot(const Slots& slots, int slot) override;
+
+ private:
+  // Rows of the bucket; whose they are, which the embedding table and its output tell; whether
+  // there are logits, and whether tokens are sampled.
+  using GraphKey = std::tuple<int, const void*, const void*, bool, bool>;
+
+  enum class Mode { kEager, kCapture, kReplay };
+
+  CudaBackend() = default;
+  // Remembers the first error, after which nothing is enqueued any more.
+  bool Check(cudaError_t status, const char* what);
+  void Fail(const std::string& what);
+  void ForgetGraphs();
+  void EndCapture();
+
+  bool Enqueues() const { return mode_ != Mode::kReplay && error_.empty(); }
+
+  template <class Args>
+  void Run(const char* what, void (*operation)(const Args&, const CudaStep&), const Args& args) {
+    if (Enqueues()) {
+      operation(args, step_);
+      Check(cudaGetLastError(), what);
+    }
+  }
+
+  DType activations_ = DType::kBF16;
+  std::string error_;
+  std::string device_;
+  cudaStream_t stream_ = nullptr;
+  CudaScratch scratch_;
+  CudaRotary rotary_;
+  std::unique_ptr<CudaMatMul> matmul_;
+  StepBuffers buffers_;
+
+  CudaStep step_;
+  std::vector<Row> rows_;
+  std::vector<SamplingRow> sampling_;
+  bool decodes_ = false;  // one token a row
+  bool samples_ = false;
+  StepOutput output_;
+  Ticket launched_ = 0, collected_ = 0;
+
+  Mode mode_ = Mode::kEager;
+  GraphKey key_;
+  std::map<GraphKey, cudaGraphExec_t> graphs_;  // nullptr: that step has run once, as warm-up
+};
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_KERNELS_CUDA_CUDA_BACKEND_H_

@@ -1,0 +1,195 @@
+#include <algorithm>
+
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/matmul.h"
+
+namespace evenflow {
+namespace {
+
+constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA advises for Hopper
+constexpr int kThreads = 256;
+
+cudaDataType TypeOf(DType dtype) {
+  return dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF;
+}
+
+// The largest power of two, at most 256, that divides an address.
+uint32_t AlignmentOf(const void* data) {
+  const auto address = reinterpret_cast<uintptr_t>(data);
+  return static_cast<uint32_t>(std::min<uintptr_t>(address & (~address + 1), 256));
+}
+
+// Rows that share an algorithm: powers of two, and what lies in the middle between two of them.
+int64_t RoundedRows(int64_t rows) {
+  int64_t power = 1;
+  while (power < rows) {
+    power *= 2;
+  }
+  return power >= 32 && rows <= power / 4 * 3 ? power / 4 * 3 : power;
+}
+
+__global__ void ConvertKernel(Weight from, DType dtype, void* to) {
+  AwaitInputs();
+  const int64_t count = from.rows * from.cols;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count;
+       i += int64_t{gridDim.x} * kThreads) {
+    Store(to, dtype, i, Load(from.data, from.dtype, i));
+  }
+}
+
+// y = bias, or y += bias.
+__global__ void BiasKernel(Matrix y, const float* bias, int64_t columns, bool add) {
+  AwaitInputs();
+  const int64_t row = blockIdx.x;
+  for (int64_t i = threadIdx.x; i < columns; i += kThreads) {
+    Store(y, row, i, bias[i] + (add ? Load(y, row, i) : 0.0f));
+  }
+}
+
+// cuBLASLt is column-major: y^T [outputs, rows] = W [outputs, inputs] x^T [inputs, rows].
+struct Layouts {
+  cublasLtMatmulDescOpaque_t operation;
+  cublasLtMatrixLayoutOpaque_t w, x, y;
+
+  Layouts(const MatMulArgs& args, int64_t rows) {
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    cublasLtMatmulDescInit(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasLtMatmulDescSetAttribute(&operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                   sizeof(transposed));
+    const auto inputs = static_cast<uint64_t>(args.w.cols);
+    const auto outputs = static_cast<uint64_t>(args.w.rows);
+    const auto count = static_cast<uint64_t>(rows);
+    cublasLtMatrixLayoutInit(&w, TypeOf(args.x.dtype), inputs, outputs, args.w.cols);
+    cublasLtMatrixLayoutInit(&x, TypeOf(args.x.dtype), inputs, count, args.x.stride);
+    cublasLtMatrixLayoutInit(&y, TypeOf(args.y.dtype), outputs, count, args.y.stride);
+  }
+};
+
+bool FindAlgorithm(cublasLtHandle_t handle, const MatMulArgs& args, const void* weight,
+                   int64_t rows, cublasLtMatmulAlgo_t* algorithm) {
+  Layouts layouts(args, rows);
+  cublasLtMatmulPreferenceOpaque_t preference;
+  cublasLtMatmulPreferenceInit(&preference);
+  const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
+    cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &value, sizeof(value));
+  };
+  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, AlignmentOf(weight));
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, AlignmentOf(args.x.data));
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, AlignmentOf(args.y.data));
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, AlignmentOf(args.y.data));
+  cublasLtMatmulHeuristicResult_t result = {};
+  int found = 0;
+  if (cublasLtMatmulAlgoGetHeuristic(handle, &layouts.operation, &layouts.w, &layouts.x, &layouts.y,
+                                     &layouts.y, &preference, 1, &result,
+                                     &found) != CUBLAS_STATUS_SUCCESS ||
+      found == 0) {
+    return false;
+  }
+  *algorithm = result.algo;
+  return true;
+}
+
+}  // namespace
+
+std::unique_ptr<CudaMatMul> CudaMatMul::Create(std::string* error) {
+  std::unique_ptr<CudaMatMul> matmul(new CudaMatMul);
+  const cublasStatus_t status = cublasLtCreate(&matmul->handle_);
+  if (status != CUBLAS_STATUS_SUCCESS) {
+    *error = std::string("cuBLASLt does not start: ") + cublasLtGetStatusString(status);
+    return nullptr;
+  }
+  if (cudaMalloc(&matmul->workspace_, kWorkspaceBytes) != cudaSuccess) {
+    *error = "there is no device memory for cuBLASLt's workspace";
+    return nullptr;
+  }
+  return matmul;
+}
+
+CudaMatMul::~CudaMatMul() {
+  for (const auto& [weight, copy] : converted_) {
+    cudaFree(copy);
+  }
+  cudaFree(workspace_);
+  if (handle_ != nullptr) {
+    cublasLtDestroy(handle_);
+  }
+}
+
+void CudaMatMul::Forget(const void* weight) {
+  const auto found = converted_.find(weight);
+  if (found != converted_.end()) {
+    cudaFree(found->second);
+    converted_.erase(found);
+  }
+}
+
+const void* CudaMatMul::Converted(const Weight& w, DType dtype, cudaStream_t stream) {
+  if (w.dtype == dtype) {
+    return w.data;
+  }
+  void*& copy = converted_[w.data];
+  if (copy == nullptr) {
+    const int64_t count = w.rows * w.cols;
+    if (cudaMalloc(&copy, static_cast<size_t>(count) * ByteSize(dtype)) != cudaSuccess) {
+      return nullptr;
+    }
+    const unsigned blocks = std::min(CeilDiv(count, kThreads), 4096u);
+    Launch(ConvertKernel, {dim3(blocks), kThreads}, stream, w, dtype, copy);
+  }
+  return copy;
+}
+
+bool CudaMatMul::Run(const MatMulArgs& args, const CudaStep& step) {
+  const int rows = args.tokens == TokenSet::kLogits ? step.logit_count : step.token_count;
+  if (rows == 0) {
+    return true;
+  }
+  const void* const weight = Converted(args.w, args.x.dtype, step.stream);
+  if (weight == nullptr) {
+    return false;
+  }
+  MatMulArgs product = args;
+  product.w.data = weight;
+  product.w.dtype = args.x.dtype;
+  if (ServesFewRows(product, rows)) {
+    CudaMatMulFewRows(product, rows, step.stream);
+    return true;
+  }
+  return Multiply(product, weight, rows, step.stream);
+}
+
+bool CudaMatMul::Multiply(const MatMulArgs& args, const void* weight, int rows,
+                          cudaStream_t stream) {
+  const Problem problem = {RoundedRows(rows),
+                           args.w.cols,
+                           args.w.rows,
+                           args.x.stride,
+                           args.y.stride,
+                           static_cast<int64_t>(args.x.dtype),
+                           static_cast<int64_t>(args.y.dtype),
+                           AlignmentOf(weight),
+                           AlignmentOf(args.x.data),
+                           AlignmentOf(args.y.data)};
+  auto found = algorithms_.find(problem);
+  if (found == algorithms_.end()) {
+    cublasLtMatmulAlgo_t algorithm;
+    if (!FindAlgorithm(handle_, args, weight, problem[0], &algorithm)) {
+      return false;
+    }
+    found = algorithms_.emplace(problem, algorithm).first;
+  }
+  if (args.bias != nullptr) {
+    Launch(BiasKernel, {dim3(static_cast<unsigned>(rows)), kThreads}, stream, args.y, args.bias,
+           args.w.rows, args.add);
+  }
+  Layouts layouts(args, rows);
+  const float one = 1;
+  const float beta = args.add || args.bias != nullptr ? 1.0f : 0.0f;
+  return cublasLtMatmul(handle_, &layouts.operation, &one, weight, &layouts.w, args.x.data,
+                        &layouts.x, &beta, args.y.data, &layouts.y, args.y.data, &layouts.y,
+                        &found->second, workspace_, kWorkspaceBytes,
+                        stream) == CUBLAS_STATUS_SUCCESS;
+}
+
+}  // namespace evenflow

@@ -1,0 +1,248 @@
+// A warp prepares one head of one token: a query, a key, a value, or the decay and write strength
+// of a state.
+#include <algorithm>
+#include <vector>
+
+#include "kernels/cuda/launch.cuh"
+#include "kernels/math/decay_gate.h"
+#include "kernels/math/feature_map.h"
+#include "kernels/math/head_norm.h"
+#include "kernels/math/rotary.h"
+
+namespace evenflow {
+namespace {
+
+constexpr int kMaxWarps = 8;                // of a block
+constexpr size_t kSharedBytes = 48 * 1024;  // of a block
+
+// A head of queries or keys and what becomes of it.
+struct Head {
+  int64_t token;
+  int column;  // its first
+  HeadNorm norm;
+  float scale;
+  float* out;  // [key_dim]
+};
+
+// W x + b at output i, W [dim, dim].
+__device__ float Project(const float* w, const float* b, int dim, const float* x, int i) {
+  float sum = b == nullptr ? 0.0f : b[i];
+  for (int j = 0; j < dim; ++j) {
+    sum += w[int64_t{i} * dim + j] * x[j];
+  }
+  return sum;
+}
+
+// y [2 dim] <- softmax([2 y, -2 y]) of its first half.
+__device__ void Hedgehog(int dim, int lane, float* y) {
+  float top = 0;
+  for (int i = lane; i < dim; i += 32) {
+    y[i] *= 2;
+    y[dim + i] = -y[i];
+    top = fmaxf(top, fabsf(y[i]));
+  }
+  for (int offset = 16; offset > 0; offset /= 2) {
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
+  }
+  float sum = 0;
+  for (int i = lane; i < dim; i += 32) {
+    y[i] = expf(y[i] - top);
+    y[dim + i] = expf(y[dim + i] - top);
+    sum += y[i] + y[dim + i];
+  }
+  const float factor = 1.0f / WarpSum(sum);
+  for (int i = lane; i < dim; i += 32) {
+    y[i] *= factor;
+    y[dim + i] *= factor;
+  }
+}
+
+__device__ void MapHead(const FeatureMapArgs& args, int dim, int lane, const float* x, float* y) {
+  for (int i = lane; i < (args.map == FeatureMap::kDpfp ? MappedSize(args.map, dim) : dim);
+       i += 32) {
+    switch (args.map) {
+      case FeatureMap::kIdentity:
+        y[i] = x[i];
+        break;
+      case FeatureMap::kSilu:
+        y[i] = Silu(x[i]);
+        break;
+      case FeatureMap::kRelu:
+        y[i] = Relu(x[i]);
+        break;
+      case FeatureMap::kElu1:
+        y[i] = Elu1(x[i]);
+        break;
+      case FeatureMap::kElementwiseProduct:
+        y[i] = Project(args.w1, args.b1, dim, x, i) * Project(args.w2, args.b2, dim, x, i);
+        break;
+      case FeatureMap::kT2R:
+        y[i] = Relu(Project(args.w1, args.b1, dim, x, i));
+        break;
+      case FeatureMap::kHedgehog:
+        y[i] = Project(args.w1, args.b1, dim, x, i);
+        break;
+      case FeatureMap::kDpfp:
+        y[i] = DpfpChannel(x, dim, i);
+        break;
+    }
+  }
+  if (args.map == FeatureMap::kHedgehog) {
+    Hedgehog(dim, lane, y);
+  }
+}
+
+// x and y are the warp's: [raw_key_dim] and [key_dim].
+__device__ void PrepareHead(const MemoryInputsArgs& args, const FeatureMapArgs& map,
+                            const Head& head, const int64_t* positions, const double* frequencies,
+                            float* x, float* y) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int dim = args.shape.key_dim;
+  for (int i = lane; i < args.raw_key_dim; i += 32) {
+    x[i] = Load(args.projected, head.token, head.column + i);
+  }
+  __syncwarp();
+  MapHead(map, args.raw_key_dim, lane, x, y);
+  __syncwarp();
+  float sum = 0;
+  if (head.norm != HeadNorm::kNone) {
+    for (int i = lane; i < dim; i += 32) {
+      sum += head.norm == HeadNorm::kL2 ? y[i] * y[i] : y[i];
+    }
+    sum = WarpSum(sum);
+  }
+  const float factor = HeadNormFactor(head.norm, sum) * head.scale;
+  if (frequencies == nullptr) {
+    for (int i = lane; i < dim; i += 32) {
+      head.out[i] = y[i] * factor;
+    }
+    return;
+  }
+  const int half = dim / 2;
+  for (int i = lane; i < half; i += 32) {
+    float sin, cos;
+    sincosf(RotaryAngle(positions[head.token], frequencies[i]), &sin, &cos);
+    const RotaryPair turned = Rotate({y[i] * factor, y[i + half] * factor}, cos, sin);
+    head.out[i] = turned.low;
+    head.out[i + half] = turned.high;
+  }
+}
+
+__device__ void PrepareValue(const MemoryInputsArgs& args, int64_t token, int head) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int64_t column = args.v_column + int64_t{head} * args.raw_value_dim;
+  float* const v = args.v + (token * args.shape.value_heads + head) * args.shape.value_dim;
+  float scale = 1;
+  if (args.decay.gate == DecayGate::kTimeStep) {  // each state has values of its own
+    const float bias = args.decay.bias == nullptr ? 0.0f : args.decay.bias[head];
+    scale = TimeStep(Load(args.projected, token, args.decay_column + head) + bias, args.decay.low,
+                     args.decay.high);
+  }
+  for (int i = lane; i < args.raw_value_dim; i += 32) {
+    v[i] = Load(args.projected, token, column + i) * scale;
+  }
+  if (args.ones_column && lane == 0) {
+    v[args.raw_value_dim] = scale;
+  }
+}
+
+// Log decay and write strength of a state.
+__device__ void PrepareState(const MemoryInputsArgs& args, int64_t token, int head) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int heads = args.shape.heads;
+  if (args.decay_column >= 0) {
+    for (int c = lane; c < args.decay_channels; c += 32) {
+      const int64_t channel = int64_t{head} * args.decay_channels + c;
+      const int64_t at = token * heads * args.decay_channels + channel;
+      const float g = LogDecay(args.decay, head, channel,
+                               Load(args.projected, token, args.decay_column + channel));
+      args.log_decay[at] = g;
+      if (args.decay.gate == DecayGate::kLowerBounded) {
+        args.k[at] = KeyOfDecay(g);
+      }
+    }
+  }
+  if (args.beta != nullptr && lane == 0) {
+    const float write =
+        args.beta_column < 0 ? 1.0f : Sigmoid(Load(args.projected, token, args.beta_column + head));
+    args.beta[token * heads + head] = args.beta_scale * write;
+  }
+}
+
+__global__ void MemoryInputsKernel(MemoryInputsArgs args, int tokens, const int64_t* positions,
+                                   const double* frequencies) {
+  extern __shared__ float shared[];
+  AwaitInputs();
+  const MemoryShape& shape = args.shape;
+  const int keys = args.k_column >= 0 ? shape.key_heads : 0;
+  const int items = shape.query_heads + keys + shape.value_heads + shape.heads;
+  const auto warp = static_cast<int>(threadIdx.x / 32);
+  const int64_t index = int64_t{blockIdx.x} * (blockDim.x / 32) + warp;
+  const int64_t token = index / items;
+  int item = static_cast<int>(index % items);
+  if (token >= tokens) {
+    return;
+  }
+  float* const x = shared + int64_t{warp} * (args.raw_key_dim + shape.key_dim);
+  float* const y = x + args.raw_key_dim;
+  if (item < shape.query_heads) {
+    const Head head = {token, args.q_column + item * args.raw_key_dim, args.q_norm, args.q_scale,
+                       args.q + (token * shape.query_heads + item) * shape.key_dim};
+    return PrepareHead(args, args.q_map, head, positions, frequencies, x, y);
+  }
+  item -= shape.query_heads;
+  if (item < keys) {
+    const Head head = {token, args.k_column + item * args.raw_key_dim, args.k_norm, 1.0f,
+                       args.k + (token * shape.key_heads + item) * shape.key_dim};
+    return PrepareHead(args, args.k_map, head, positions, frequencies, x, y);
+  }
+  item -= keys;
+  if (item < shape.value_heads) {
+    return PrepareValue(args, token, item);
+  }
+  PrepareState(args, token, item - shape.value_heads);
+}
+
+}  // namespace
+
+CudaRotary::~CudaRotary() {
+  for (const Table& table : tables_) {
+    cudaFree(table.frequencies);
+  }
+}
+
+const double* CudaRotary::Frequencies(float base, int dim) {
+  for (const Table& table : tables_) {
+    if (table.base == base && table.dim == dim) {
+      return table.frequencies;
+    }
+  }
+  std::vector<double> frequencies(static_cast<size_t>(dim / 2));
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    frequencies[i] = RotaryFrequency(base, static_cast<int>(i), dim);
+  }
+  const size_t bytes = frequencies.size() * sizeof(double);
+  Table table = {base, dim, nullptr};
+  if (cudaMalloc(&table.frequencies, bytes) == cudaSuccess) {
+    cudaMemcpy(table.frequencies, frequencies.data(), bytes, cudaMemcpyHostToDevice);
+    tables_.push_back(table);
+  }
+  return table.frequencies;
+}
+
+void CudaMemoryInputs(const MemoryInputsArgs& args, const CudaStep& step) {
+  const MemoryShape& shape = args.shape;
+  const int items = shape.query_heads + (args.k_column >= 0 ? shape.key_heads : 0) +
+                    shape.value_heads + shape.heads;
+  const size_t warp_bytes =
+      sizeof(float) * static_cast<size_t>(args.raw_key_dim + args.shape.key_dim);
+  const int warps = std::clamp(static_cast<int>(kSharedBytes / warp_bytes), 1, kMaxWarps);
+  const double* const frequencies =
+      args.rotary_base > 0 ? step.rotary->Frequencies(args.rotary_base, shape.key_dim) : nullptr;
+  const LaunchShape launch = {dim3(CeilDiv(int64_t{step.token_count} * items, warps)), warps * 32,
+                              static_cast<size_t>(warps) * warp_bytes};
+  Launch(MemoryInputsKernel, launch, step.stream, args, step.token_count, step.positions,
+         frequencies);
+}
+
+}  // namespace evenflow

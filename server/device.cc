@@ -1,0 +1,44 @@
+#include "server/device.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace evenflow {
+
+void AddDeviceFlags(CLI::App* command, DeviceOptions* options) {
+  command->add_option("--device", options->device, "cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  command->add_option("--activations", options->activations, "fp32 or bf16 [what suits the device]")
+      ->check(CLI::IsMember({"fp32", "bf16"}));
+  command->add_option("--threads", options->threads, "Compute threads; 0: one for each core")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+}
+
+absl::Status CheckDeviceOptions(const DeviceOptions& options) {
+  if (options.device == "cpu" && options.activations == "bf16") {
+    return absl::InvalidArgumentError(
+        "--activations is bf16; on --device cpu only fp32 is served (weights may be bf16)");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const DeviceOptions& options) {
+  if (absl::Status status = CheckDeviceOptions(options); !status.ok()) {
+    return status;
+  }
+  BackendOptions backend_options;
+  backend_options.threads = options.threads;
+  backend_options.activations = options.activations == "fp32" ? DType::kF32 : DType::kBF16;
+  if (options.device == "cpu") {
+    return CreateCpuBackend(backend_options);
+  }
+  std::string error;
+  std::unique_ptr<Backend> backend = CreateCudaBackend(backend_options, &error);
+  if (backend == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat("--device cuda: ", error));
+  }
+  return backend;
+}
+
+}  // namespace evenflow
