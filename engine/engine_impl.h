@@ -142,6 +142,9 @@ class Engine::Impl {
   std::vector<std::shared_ptr<Session>> closing_;
   absl::Status dismissed_;
   uint64_t step_ = 0;
+  // Tokens wait longer than a step. Threads that deliver them may wait for this thread's processor:
+  // steps of microseconds would keep them waiting for milliseconds.
+  bool readers_behind_ = false;
   int64_t clients_seen_ = 0;
 };
 

@@ -1,6 +1,7 @@
 // The engine thread: a step, from its plan to its completion.
 #include <algorithm>
 #include <new>
+#include <thread>
 #include <utility>
 
 #include "engine/engine_impl.h"
@@ -52,6 +53,9 @@ Engine::Impl::Batch Engine::Impl::Plan() {
       ready.push_back(request.get());
       tasks.push_back(request->NextTask());
     }
+  }
+  if (std::exchange(readers_behind_, false)) {
+    std::this_thread::yield();
   }
   const SchedulerLimits limits{options.step_tokens, options.max_rows, BlockTokens(window_)};
   for (const Segment& segment : Schedule(limits, tasks, pool_->free(), batch.planned)) {
