@@ -1,7 +1,7 @@
 // The contract of a recurrent memory: what kernels/memories/*.h declare, and the shapes around it.
 //
 // Per head, with a state S [d_k, d_v] (key-major, value contiguous), every memory served here is
-//     S <- decay(S);   u = alpha v - beta (S^T e);   S <- S + w u^T;   o = S^T q
+//     S <- decay(S);   for each entry of the token: u = [v] - [S^T e], S <- S + w u^T;   o = S^T q
 // where each of the knobs is fixed by the memory. Instead of writing S for every token, a session
 // keeps S as of its last commit and a pending window of entries (w, u, cumulative log decay l):
 //     S_i^T x = S_0^T (e^{l_i} x) + sum_{j <= i} u_j ((w_j e^{l_i - l_j}) . x)      x = e or q
@@ -30,16 +30,39 @@ enum class Decay : uint8_t {
   kChannel,   // by one number for each token, head and key channel: log decay [token, head, d_k]
 };
 
-// What a memory's entry subtracts from the value that it writes: beta (S^T e).
+// What an entry erases: S^T e, read after the decay and after the entries before it.
 enum class Erase : uint8_t {
   kNothing,     // additive: u = v
-  kWrittenKey,  // delta rule: e = w, read from the decayed state
+  kWrittenKey,  // delta rule: e = w
+  kOwnKey,      // e is an input of its own
 };
+
+// One of the rank-one writes that a token brings, in order: S <- S + w u^T with u = [v] - [S^T e],
+// times beta where it writes a value and the memory has one.
+struct Entry {
+  bool writes_value;
+  Erase erase;
+};
+
+// How many entries a memory has.
+template <class Memory>
+inline constexpr int kEntryCount = static_cast<int>(sizeof(Memory::kEntries) / sizeof(Entry));
+
+// How many of its first `count` entries erase by a key of their own.
+template <class Memory>
+constexpr int OwnKeys(int count = kEntryCount<Memory>) {
+  int own = 0;
+  for (int n = 0; n < count; ++n) {
+    own += Memory::kEntries[n].erase == Erase::kOwnKey ? 1 : 0;
+  }
+  return own;
+}
 
 // What is known of the Frobenius norm of S after T tokens with |w|, |v| <= 1, 0 <= beta <= 1 and
 // decays <= 1: additive writes add up (kLinear) unless they are forgotten at a constant rate
-// gamma < 1 (kConstant: 1 / (1 - gamma)); a delta rule adds at most |v|^2 to |S|^2 (kSqrt).
-enum class Bound : uint8_t { kConstant, kSqrt, kLinear };
+// gamma < 1 (kConstant: 1 / (1 - gamma)); a delta rule adds at most |v|^2 to |S|^2 (kSqrt). Where
+// what is erased is not what was written there may be no bound for every input (kNone).
+enum class Bound : uint8_t { kConstant, kSqrt, kLinear, kNone };
 
 // Shapes of one layer's memory. State head h reads key head h * key_heads / heads, and likewise
 // value and query heads; with query_heads > heads, several queries share one state.

@@ -20,9 +20,10 @@ MemoryLayout LayoutOf(MemoryKind memory, const MemoryShape& shape, const Window&
   const auto banks = static_cast<size_t>(BankCount(memory, shape, window));
   const auto key_dim = static_cast<size_t>(shape.key_dim);
   const auto value_dim = static_cast<size_t>(shape.value_dim);
-  const auto entries = heads * static_cast<size_t>(window.ring());
+  const auto tokens = heads * static_cast<size_t>(window.ring());
+  const auto entries = tokens * static_cast<size_t>(EntryCount(memory));
   const Decay decay = DecayOf(memory);
-  size_t decays = 0;  // that an entry keeps
+  size_t decays = 0;  // that a token keeps
   if (decay == Decay::kScalar) {
     decays = 1;
   } else if (decay == Decay::kChannel) {
@@ -34,9 +35,9 @@ MemoryLayout LayoutOf(MemoryKind memory, const MemoryShape& shape, const Window&
   layout.committed_tokens = Take(sizeof(int64_t), &layout.bytes);
   layout.keys = Take(entries * key_dim * sizeof(float), &layout.bytes);
   layout.values = Take(entries * value_dim * sizeof(float), &layout.bytes);
-  layout.log_decay = Take(entries * decays * sizeof(float), &layout.bytes);
+  layout.log_decay = Take(tokens * decays * sizeof(float), &layout.bytes);
   if (IsBanked(memory) && HasBeta(memory)) {
-    layout.beta = Take(entries * sizeof(float), &layout.bytes);
+    layout.beta = Take(tokens * sizeof(float), &layout.bytes);
   }
   return layout;
 }

@@ -163,8 +163,8 @@ struct MemoryLayout {
   // int64: tokens in `committed`; taken as 0 at position 0. The position does not tell it after a
   // rollback.
   size_t committed_tokens = 0;
-  size_t keys = 0;    // [heads, ring, key_dim] fp32: w
-  size_t values = 0;  // [heads, ring, value_dim] fp32: u
+  size_t keys = 0;    // [heads, ring, entries, key_dim] fp32: w
+  size_t values = 0;  // [heads, ring, entries, value_dim] fp32: u
   size_t log_decay =
       0;             // [heads, ring] or [heads, ring, key_dim] fp32, cumulative since Window::Block
   size_t beta = 0;   // [heads, ring] fp32, of banked memories that have it
@@ -183,9 +183,10 @@ struct AdvanceArgs {
   Slots slots;
   size_t layer_offset = 0;
   int memory_layer = 0;      // index in StepOutput::health
-  const float* q = nullptr;  // as in MemoryInputsArgs
-  const float* k = nullptr;
-  const float* v = nullptr;
+  const float* q = nullptr;  // [token, query_heads, key_dim]
+  const float* k = nullptr;  // [token, key_heads, entries, key_dim]: w of each entry
+  const float* e = nullptr;  // [token, heads, entries with Erase::kOwnKey, key_dim]
+  const float* v = nullptr;  // [token, value_heads, value_dim]
   // <= 0. kConstant: [heads]; kScalar: [token, heads]; kChannel: [token, heads, key_dim]
   const float* log_decay = nullptr;
   const float* beta = nullptr;  // [token, heads], where the memory has it

@@ -19,8 +19,8 @@ int64_t Padded(int64_t count) {
 
 // The largest width of each kind of activation over all layers, in elements a token.
 struct Widths {
-  int64_t projected = 0, key = 0, query = 0, value = 0, decay = 0, heads = 0, read = 0, mixed = 0,
-          mlp = 0;
+  int64_t projected = 0, key = 0, own_key = 0, query = 0, value = 0, decay = 0, heads = 0, read = 0,
+          mixed = 0, mlp = 0;
 };
 
 int DecayChannels(const MixerPlan& mixer) {
@@ -37,7 +37,9 @@ Widths WidthsOf(const ModelPlan& plan) {
       grow(widths.projected, inner.to + inner.matmul.w.rows);
     }
     grow(widths.query, int64_t{shape.query_heads} * shape.key_dim);
-    grow(widths.key, int64_t{shape.key_heads} * shape.key_dim);
+    const MemoryKind memory = layer.mixer.advance.memory;
+    grow(widths.key, int64_t{shape.key_heads} * EntryCount(memory) * shape.key_dim);
+    grow(widths.own_key, int64_t{shape.heads} * OwnKeyCount(memory) * shape.key_dim);
     grow(widths.value, int64_t{shape.value_heads} * shape.value_dim);
     grow(widths.decay, int64_t{shape.heads} * DecayChannels(layer.mixer));
     grow(widths.heads, shape.heads);
@@ -51,8 +53,8 @@ Widths WidthsOf(const ModelPlan& plan) {
 // The activations of one step, used by all layers in turn.
 struct Buffers {
   Matrix residual, normed, projected, mixed, gate_up, mlp, last, logits;
-  float *q = nullptr, *k = nullptr, *v = nullptr, *log_decay = nullptr, *beta = nullptr,
-        *o = nullptr;
+  float *q = nullptr, *k = nullptr, *e = nullptr, *v = nullptr, *log_decay = nullptr,
+        *beta = nullptr, *o = nullptr;
 };
 
 class BufferAllocator {
@@ -113,6 +115,7 @@ void BindMixer(const Buffers& buffers, MixerPlan& mixer) {
   advance.shape = inputs.shape;
   advance.q = buffers.q;
   advance.k = buffers.k;
+  advance.e = buffers.e;
   advance.v = buffers.v;
   advance.log_decay = decay == Decay::kConstant ? advance.log_decay : inputs.log_decay;
   advance.beta = inputs.beta;
@@ -198,6 +201,7 @@ absl::Status BindBuffers(const ModelOptions& options, BackendMemory& memory, Mod
   buffers.logits = allocator.Rows(logits, plan.vocab_size, DType::kF32);
   buffers.q = allocator.Floats(tokens * widths.query);
   buffers.k = allocator.Floats(tokens * widths.key);
+  buffers.e = allocator.Floats(tokens * widths.own_key);
   buffers.v = allocator.Floats(tokens * widths.value);
   buffers.log_decay = allocator.Floats(tokens * widths.decay);
   buffers.beta = allocator.Floats(tokens * widths.heads);

@@ -66,7 +66,8 @@ class BankedHead {
   void AppendKeys() { head_.Append(); }
 
  private:
-  static constexpr bool kErases = Memory::kErase == Erase::kWrittenKey;
+  static_assert(kEntryCount<Memory> == 1 && OwnKeys<Memory>() == 0);
+  static constexpr bool kErases = Memory::kEntries[0].erase == Erase::kWrittenKey;
 
   // Banks of a head, at the first of some columns.
   struct Tile {
@@ -99,7 +100,7 @@ class BankedHead {
       const int64_t base = window_.Base(p);
       const auto entries = static_cast<int>(p - base + 1);
       for (int e = 0; e < entries; ++e) {
-        scratch_.key_list[static_cast<size_t>(e)] = head_.Key(base + e);
+        scratch_.key_list[static_cast<size_t>(e)] = head_.Keys(base + e);
       }
       for (int query = 0; query < head_.queries(); ++query) {
         float* x = X(Read(p, query));
@@ -254,7 +255,7 @@ class BankedHead {
     scratch_.value_list.resize(static_cast<size_t>(span()));
     for (int e = 0; e < commit; ++e) {
       const float weight = banks_.Entry(bank, first + commit - 1, first + e);
-      const float* from = head_.Key(first + e);
+      const float* from = head_.Keys(first + e);
       float* key = scratch_.keys.data() + ptrdiff_t{e} * dim;
       for (int k = 0; k < dim; ++k) {
         key[k] = weight * from[k];
@@ -274,7 +275,7 @@ class BankedHead {
     scratch_.gram.resize(static_cast<size_t>(commit) * static_cast<size_t>(commit));
     scratch_.key_list.resize(static_cast<size_t>(span()));
     for (int j = 0; j < commit; ++j) {
-      const float* key = head_.Key(first + j);
+      const float* key = head_.Keys(first + j);
       float* row = scratch_.gram.data() + ptrdiff_t{j} * commit;
       Dots(scratch_.key_list.data(), j, key, shape_.key_dim, row);
       for (int i = 0; i < j; ++i) {
@@ -293,7 +294,7 @@ class BankedHead {
     scratch_.value_list.resize(static_cast<size_t>(span()));
     scratch_.weights.resize(static_cast<size_t>(span()));
     for (int e = 0; e < commit; ++e) {
-      scratch_.key_list[static_cast<size_t>(e)] = head_.Key(first + e);
+      scratch_.key_list[static_cast<size_t>(e)] = head_.Keys(first + e);
     }
     StatePass pass = PassOf(tile, bank);
     pass.reads = commit;
@@ -354,9 +355,7 @@ class BankedHead {
       float* product = scratch_.products.data() + read * tile.columns;
       AddRows({1, Pairs(Read(p, query)), scratch_.value_list.data(), entries}, product,
               tile.columns);
-      const int64_t out =
-          head_.Token(p) * shape_.output_heads() + int64_t{index_} * head_.queries() + query;
-      std::copy_n(product, tile.columns, args_.o + out * shape_.value_dim + tile.begin);
+      std::copy_n(product, tile.columns, head_.Output(p, query) + tile.begin);
     }
   }
 

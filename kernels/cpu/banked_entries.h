@@ -20,23 +20,16 @@ class BankedEntries : public HeadMemory<Memory> {
         args_(args),
         row_(state.row),
         ring_beta_(reinterpret_cast<float*>(state.layer + layout.beta) +
-                   int64_t{head} * args.window.ring()),
-        head_(head) {}
+                   int64_t{head} * args.window.ring()) {}
 
   // v of the token at `p`, [value_dim]. Those of this step are not in their ring yet.
   const float* Value(int64_t p) const {
-    const MemoryShape& shape = args_.shape;
-    if (p < row_.position) {
-      return RingValue(p);
-    }
-    const int value_head = head_ * shape.value_heads / shape.heads;
-    return args_.v + (this->Token(p) * shape.value_heads + value_head) * shape.value_dim;
+    return p < row_.position ? RingValue(p) : HeadMemory<Memory>::Value(p);
   }
 
   // Likewise, where the memory has it.
   float Beta(int64_t p) const {
-    return p < row_.position ? ring_beta_[p % args_.window.ring()]
-                             : args_.beta[this->Token(p) * args_.shape.heads + head_];
+    return p < row_.position ? ring_beta_[p % args_.window.ring()] : HeadMemory<Memory>::Beta(p);
   }
 
   // Puts the row's entries into their rings, once all columns have been run.
@@ -52,12 +45,11 @@ class BankedEntries : public HeadMemory<Memory> {
   }
 
  private:
-  float* RingValue(int64_t p) const { return HeadMemory<Memory>::Value(p); }
+  float* RingValue(int64_t p) const { return this->Values(p); }
 
   const AdvanceArgs& args_;
   const Row row_;
   float* const ring_beta_;
-  const int head_;
 };
 
 }  // namespace evenflow

@@ -257,22 +257,24 @@ void AddRows(const WeightedRows& sum, float* y, int columns) {
 }
 
 template <class D>
-HWY_INLINE void DecayChannelsAt(D d, const float* x, const float* now, const float* then,
-                                float* out) {
-  auto difference = hn::LoadU(d, now);
-  if (then != nullptr) {
-    difference = hn::Sub(difference, hn::LoadU(d, then));
+HWY_INLINE void DecayChannelsAt(D d, const ChannelDecay& decay, int k, const float* x, float* out) {
+  auto difference = hn::LoadU(d, decay.now + k);
+  if (decay.then != nullptr) {
+    difference = hn::Sub(difference, hn::LoadU(d, decay.then + k));
   }
-  hn::StoreU(hn::Mul(hn::LoadU(d, x), hn::Exp(d, difference)), d, out);
+  const auto factor = hn::Exp(d, difference);
+  for (int i = 0; i < decay.count; ++i, x += decay.dim, out += decay.dim) {
+    hn::StoreU(hn::Mul(hn::LoadU(d, x + k), factor), d, out + k);
+  }
 }
 
-void DecayChannels(const float* x, const float* now, const float* then, int dim, float* out) {
+void DecayChannels(const ChannelDecay& decay, const float* x, float* out) {
   int k = 0;
-  for (; k + kLanes <= dim; k += kLanes) {
-    DecayChannelsAt(Full(), x + k, now + k, then == nullptr ? nullptr : then + k, out + k);
+  for (; k + kLanes <= decay.dim; k += kLanes) {
+    DecayChannelsAt(Full(), decay, k, x, out);
   }
-  for (; k < dim; ++k) {
-    DecayChannelsAt(One(), x + k, now + k, then == nullptr ? nullptr : then + k, out + k);
+  for (; k < decay.dim; ++k) {
+    DecayChannelsAt(One(), decay, k, x, out);
   }
 }
 
@@ -306,8 +308,8 @@ void AddRows(const WeightedRows& sum, float* y, int columns) {
   HWY_DYNAMIC_DISPATCH(AddRows)(sum, y, columns);
 }
 
-void DecayChannels(const float* x, const float* now, const float* then, int dim, float* out) {
-  HWY_DYNAMIC_DISPATCH(DecayChannels)(x, now, then, dim, out);
+void DecayChannels(const ChannelDecay& decay, const float* x, float* out) {
+  HWY_DYNAMIC_DISPATCH(DecayChannels)(decay, x, out);
 }
 
 }  // namespace evenflow

@@ -1,6 +1,6 @@
-// The vectorised pieces of the memory driver (kernels/cpu/advance.cc), dispatched to the machine's
-// widest instruction set. Pure functions of their arguments; any thread. No result depends on how
-// columns are split over calls, nor on how many products one call takes.
+// The vectorised pieces of the memory driver (kernels/cpu/head_advance.h), dispatched to the
+// machine's widest instruction set. Pure functions of their arguments; any thread. No result
+// depends on how columns are split over calls, nor on how many products one call takes.
 #ifndef EVENFLOW_KERNELS_CPU_STATE_PASS_H_
 #define EVENFLOW_KERNELS_CPU_STATE_PASS_H_
 
@@ -54,8 +54,15 @@ struct WeightedRows {
 
 void AddRows(const WeightedRows& sum, float* y, int columns);
 
-// out[k] = x[k] e^{now[k] - then[k]}; then may be nullptr: zeros.
-void DecayChannels(const float* x, const float* now, const float* then, int dim, float* out);
+// out[i, k] = x[i, k] e^{now[k] - then[k]}
+struct ChannelDecay {
+  const float* now = nullptr;   // [dim]
+  const float* then = nullptr;  // [dim]; nullptr: zeros
+  int dim = 0;
+  int count = 1;  // of x and out, [count, dim]
+};
+
+void DecayChannels(const ChannelDecay& decay, const float* x, float* out);
 
 }  // namespace evenflow
 

@@ -10,7 +10,7 @@ namespace evenflow {
 struct GatedLinearAttention {
   static constexpr const char* kName = "gated_linear_attention";
   static constexpr Decay kDecay = Decay::kChannel;
-  static constexpr Erase kErase = Erase::kNothing;
+  static constexpr Entry kEntries[] = {{true, Erase::kNothing}};
   static constexpr bool kHasBeta = false;
   static constexpr Bound kBound = Bound::kLinear;
 };

@@ -10,7 +10,7 @@ namespace evenflow {
 struct KimiDeltaRule {
   static constexpr const char* kName = "kimi_delta_rule";
   static constexpr Decay kDecay = Decay::kChannel;
-  static constexpr Erase kErase = Erase::kWrittenKey;
+  static constexpr Entry kEntries[] = {{true, Erase::kWrittenKey}};
   static constexpr bool kHasBeta = true;
   static constexpr Bound kBound = Bound::kSqrt;
 };

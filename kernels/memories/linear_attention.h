@@ -10,7 +10,7 @@ namespace evenflow {
 struct LinearAttention {
   static constexpr const char* kName = "linear_attention";
   static constexpr Decay kDecay = Decay::kNone;
-  static constexpr Erase kErase = Erase::kNothing;
+  static constexpr Entry kEntries[] = {{true, Erase::kNothing}};
   static constexpr bool kHasBeta = false;
   static constexpr Bound kBound = Bound::kLinear;
 };

@@ -12,7 +12,7 @@ namespace evenflow {
 struct LogLinearAttention {
   static constexpr const char* kName = "log_linear_attention";
   static constexpr Decay kDecay = Decay::kScalar;
-  static constexpr Erase kErase = Erase::kNothing;
+  static constexpr Entry kEntries[] = {{true, Erase::kNothing}};
   static constexpr bool kHasBeta = false;
   static constexpr Bound kBound = Bound::kLinear;
   using Banks = FenwickBanks;

@@ -12,7 +12,7 @@ namespace evenflow {
 struct LogLinearDeltaRule {
   static constexpr const char* kName = "log_linear_delta_rule";
   static constexpr Decay kDecay = Decay::kScalar;
-  static constexpr Erase kErase = Erase::kWrittenKey;
+  static constexpr Entry kEntries[] = {{true, Erase::kWrittenKey}};
   static constexpr bool kHasBeta = true;
   static constexpr Bound kBound = Bound::kSqrt;
   using Banks = FenwickBanks;

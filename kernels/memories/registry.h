@@ -7,6 +7,7 @@
 #include "kernels/memories/delta_rule.h"
 #include "kernels/memories/gated_delta_rule.h"
 #include "kernels/memories/gated_linear_attention.h"
+#include "kernels/memories/generalized_delta_rule.h"
 #include "kernels/memories/kimi_delta_rule.h"
 #include "kernels/memories/linear_attention.h"
 #include "kernels/memories/log_linear_attention.h"
@@ -22,6 +23,7 @@
   M(GatedLinearAttention)    \
   M(KimiDeltaRule)           \
   M(StateSpaceDuality)       \
+  M(GeneralizedDeltaRule)    \
   M(LogLinearAttention)      \
   M(LogLinearDeltaRule)
 
@@ -90,6 +92,15 @@ inline int BankCount(MemoryKind kind, const MemoryShape& shape, const Window& wi
       return 1;
     }
   });
+}
+
+inline int EntryCount(MemoryKind kind) {
+  return VisitMemory(kind, []<class Memory>() { return kEntryCount<Memory>; });
+}
+
+// Entries that erase by a key of their own.
+inline int OwnKeyCount(MemoryKind kind) {
+  return VisitMemory(kind, []<class Memory>() { return OwnKeys<Memory>(); });
 }
 
 }  // namespace evenflow

@@ -9,7 +9,7 @@ namespace evenflow {
 struct Retention {
   static constexpr const char* kName = "retention";
   static constexpr Decay kDecay = Decay::kConstant;
-  static constexpr Erase kErase = Erase::kNothing;
+  static constexpr Entry kEntries[] = {{true, Erase::kNothing}};
   static constexpr bool kHasBeta = false;
   static constexpr Bound kBound = Bound::kConstant;
 };

@@ -10,7 +10,7 @@ namespace evenflow {
 struct StateSpaceDuality {
   static constexpr const char* kName = "state_space_duality";
   static constexpr Decay kDecay = Decay::kScalar;
-  static constexpr Erase kErase = Erase::kNothing;
+  static constexpr Entry kEntries[] = {{true, Erase::kNothing}};
   static constexpr bool kHasBeta = false;
   static constexpr Bound kBound = Bound::kLinear;
 };

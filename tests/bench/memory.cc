@@ -1,8 +1,8 @@
 // Times one decoded token of each memory, per sessions and state type, against the read bandwidth
 // of the machine's memory. bench_memory [--threads N] [--json]
 //
-// Bytes of a token: its states once, 1 / C of them again for the write, and the window's entries
-// (w, u, and l where there is one), on average (C - 1) / 2 read and one written.
+// Bytes of a token: its states once, 1 / C of them again for the write, and the window's tokens (w
+// and u of each entry, and l where there is one), on average (C - 1) / 2 read and one written.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -45,15 +45,15 @@ double StepBytes(const MemorySetup& setup, int sessions) {
   const MemoryShape& shape = setup.shape;
   const double state = LiveBanks(setup) * shape.key_dim * shape.value_dim *
                        static_cast<double>(ByteSize(setup.state_dtype));
-  double entry = shape.key_dim + shape.value_dim;
+  double token = EntryCount(setup.memory) * (shape.key_dim + shape.value_dim);
   if (DecayOf(setup.memory) == Decay::kScalar) {
-    entry += 1;
+    token += 1;
   } else if (DecayOf(setup.memory) == Decay::kChannel) {
-    entry += shape.key_dim;
+    token += shape.key_dim;
   }
   const double commit = setup.window.commit;
-  const double entries = setup.window.lag + (commit - 1) / 2 + 1;
-  const double head = state * (1 + 1 / commit) + entries * entry * 4;
+  const double tokens = setup.window.lag + (commit - 1) / 2 + 1;
+  const double head = state * (1 + 1 / commit) + tokens * token * 4;
   return head * shape.heads * sessions;
 }
 
@@ -99,7 +99,7 @@ void Print(const MemorySetup& setup, int sessions, const Result& result, double 
           ? "{\"memory\": \"%s\", \"heads\": %d, \"key_dim\": %d, \"value_dim\": %d, "
             "\"state_dtype\": \"%s\", \"window\": %d, \"sessions\": %d, \"step_us\": %.2f, "
             "\"bytes\": %.0f, \"bytes_per_second\": %.4g, \"bandwidth_fraction\": %.3f}\n"
-          : "%-18s %3d x %3d x %3d %s C %2d %4d sessions %10.2f us %11.0f bytes %9.3g B/s %6.3f\n";
+          : "%-22s %3d x %3d x %3d %s C %2d %4d sessions %10.2f us %11.0f bytes %9.3g B/s %6.3f\n";
   std::printf(format, Name(setup.memory), setup.shape.heads, setup.shape.key_dim,
               setup.shape.value_dim, Name(setup.state_dtype), setup.window.commit, sessions,
               result.seconds * 1e6, result.bytes, rate, rate / bandwidth);

@@ -83,5 +83,36 @@ TEST(DeltaRuleTest, RecallsTheLastValueOfAKey) {
   EXPECT_EQ(sessions.Run(0, inputs, 0, inputs.tokens, 3), inputs.v);
 }
 
+// RWKV-7, section 4: without decay, with one rate for all channels and the same key to erase and to
+// write, the generalised delta rule is the delta rule.
+TEST(GeneralizedDeltaRuleTest, WithOneKeyItIsTheDeltaRule) {
+  constexpr int kDim = 16;
+  constexpr int kTokens = 100;
+  const MemorySetup setup = {MemoryKind::kGeneralizedDeltaRule, PlainShape(1, kDim, kDim), {7, 2}};
+  const MemorySetup delta = {MemoryKind::kDeltaRule, setup.shape, setup.window};
+  const MemoryInputs inputs = RandomInputs(delta, kTokens, 21);
+  MemoryInputs generalized = inputs;
+  generalized.e = inputs.k;
+  generalized.log_decay.assign(inputs.k.size(), 0);
+  generalized.k.clear();
+  for (int t = 0; t < kTokens; ++t) {
+    for (int entry = 0; entry < 2; ++entry) {
+      for (int k = 0; k < kDim; ++k) {
+        generalized.k.push_back(inputs.beta[static_cast<size_t>(t)] *
+                                inputs.k[static_cast<size_t>(t * kDim + k)]);
+      }
+    }
+  }
+  MemorySessions sessions(setup, 1, 1);
+  MemorySessions delta_sessions(delta, 1, 1);
+  const auto outputs = sessions.Run(0, generalized, 0, kTokens, 3);
+  const auto expected = delta_sessions.Run(0, inputs, 0, kTokens, 3);
+  ASSERT_EQ(outputs.size(), expected.size());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    // Roundings of values of about 3, once a token; neither rule amplifies them.
+    EXPECT_NEAR(outputs[i], expected[i], 3 * 1e-6) << i;
+  }
+}
+
 }  // namespace
 }  // namespace evenflow

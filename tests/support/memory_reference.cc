@@ -13,6 +13,13 @@ Vector Slice(const std::vector<float>& from, int64_t index, int dim) {
   return {begin, begin + dim};
 }
 
+Vector Scaled(Vector x, double factor) {
+  for (double& value : x) {
+    value *= factor;
+  }
+  return x;
+}
+
 struct State {
   int key_dim, value_dim;
   Vector s;  // [key_dim, value_dim]
@@ -49,6 +56,17 @@ struct State {
     for (size_t i = 0; i < s.size(); ++i) {
       s[i] += other.s[i];
     }
+  }
+
+  // RWKV-7: S <- diag(gamma) S - p (S^T kappa)^T with kappa = gamma e.
+  void GeneralizedDelta(const Vector& gamma, const Vector& e, const Vector& p) {
+    Vector kappa = gamma;
+    for (size_t k = 0; k < kappa.size(); ++k) {
+      kappa[k] *= e[k];
+    }
+    const Vector recalled = Read(kappa);
+    Decay(gamma);
+    Write(p, Scaled(recalled, -1));
   }
 
   double Norm() const {
@@ -111,8 +129,17 @@ void Advance(const MemorySetup& setup, const MemoryInputs& inputs, int token, in
   const MemoryShape& shape = setup.shape;
   const int key_head = head / (shape.heads / shape.key_heads);
   const int value_head = head / (shape.heads / shape.value_heads);
-  const Vector k = Slice(inputs.k, int64_t{token} * shape.key_heads + key_head, shape.key_dim);
+  const int key_index = token * shape.key_heads + key_head;
   const Vector gamma = Gamma(setup, inputs, token, head);
+  if (setup.memory == MemoryKind::kGeneralizedDeltaRule) {
+    State& state = states->levels[0];
+    const Vector e = Slice(inputs.e, int64_t{token} * shape.heads + head, shape.key_dim);
+    state.GeneralizedDelta(gamma, e, Slice(inputs.k, 2 * key_index, shape.key_dim));
+    state.Write(Slice(inputs.k, 2 * key_index + 1, shape.key_dim),
+                Slice(inputs.v, int64_t{token} * shape.value_heads + value_head, shape.value_dim));
+    return;
+  }
+  const Vector k = Slice(inputs.k, key_index, shape.key_dim);
   states->Cascade();
   for (size_t l = 0; l < states->levels.size(); ++l) {
     State& state = states->levels[l];

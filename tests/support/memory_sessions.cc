@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <random>
 
 namespace evenflow {
@@ -39,13 +40,14 @@ std::vector<float> Uniform(size_t count, float low, float high, Random& random) 
 
 // Elements that a token brings to each of the inputs.
 struct TokenSizes {
-  size_t q, k, v, log_decay, beta, level_weights;
+  size_t q, k, e, v, log_decay, beta, level_weights;
 
   explicit TokenSizes(const MemorySetup& setup) {
     const MemoryShape& shape = setup.shape;
     const auto size = [](int a, int b) { return static_cast<size_t>(a) * static_cast<size_t>(b); };
     q = size(shape.query_heads, shape.key_dim);
-    k = size(shape.key_heads, shape.key_dim);
+    k = size(shape.key_heads * EntryCount(setup.memory), shape.key_dim);
+    e = size(shape.heads * OwnKeyCount(setup.memory), shape.key_dim);
     v = size(shape.value_heads, shape.value_dim);
     const Decay decay = DecayOf(setup.memory);
     log_decay = 0;
@@ -69,6 +71,7 @@ void AppendInputs(const TokenSizes& sizes, const MemoryInputs& from, int begin, 
                   MemoryInputs* to) {
   AppendTokens(from.q, sizes.q, begin, end, &to->q);
   AppendTokens(from.k, sizes.k, begin, end, &to->k);
+  AppendTokens(from.e, sizes.e, begin, end, &to->e);
   AppendTokens(from.v, sizes.v, begin, end, &to->v);
   AppendTokens(from.beta, sizes.beta, begin, end, &to->beta);
   AppendTokens(from.level_weights, sizes.level_weights, begin, end, &to->level_weights);
@@ -78,6 +81,34 @@ void AppendInputs(const TokenSizes& sizes, const MemoryInputs& from, int begin, 
     to->log_decay = from.log_decay;
   }
   to->tokens += end - begin;
+}
+
+// Makes e the written keys of the entries that erase by their own, and scales these by channels.
+template <class Memory>
+void SeparateOwnKeys(const MemoryShape& shape, Random& random, MemoryInputs* inputs) {
+  const auto dim = static_cast<size_t>(shape.key_dim);
+  const auto written = [&](int token, int key_head, int entry) {
+    return inputs->k.begin() +
+           ((ptrdiff_t{token} * shape.key_heads + key_head) * kEntryCount<Memory> + entry) *
+               shape.key_dim;
+  };
+  for (int t = 0; OwnKeys<Memory>() > 0 && t < inputs->tokens; ++t) {
+    for (int h = 0; h < shape.heads; ++h) {
+      for (int n = 0; n < kEntryCount<Memory>; ++n) {
+        if (Memory::kEntries[n].erase == Erase::kOwnKey) {
+          const auto key = written(t, h / (shape.heads / shape.key_heads), n);
+          inputs->e.insert(inputs->e.end(), key, key + shape.key_dim);
+        }
+      }
+    }
+    for (int n = 0; n < kEntryCount<Memory> * shape.key_heads; ++n) {
+      if (Memory::kEntries[n % kEntryCount<Memory>].erase == Erase::kOwnKey) {
+        const auto rates = Uniform(dim, 0, 1, random);
+        const auto key = written(t, 0, n);
+        std::transform(rates.begin(), rates.end(), key, key, std::multiplies<>());
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -112,7 +143,8 @@ MemoryInputs RandomInputs(const MemorySetup& setup, int tokens, uint32_t seed) {
   MemoryInputs inputs;
   inputs.tokens = tokens;
   inputs.q = UnitVectors(count * static_cast<size_t>(shape.query_heads), shape.key_dim, random);
-  inputs.k = UnitVectors(count * static_cast<size_t>(shape.key_heads), shape.key_dim, random);
+  inputs.k =
+      UnitVectors(count * sizes.k / static_cast<size_t>(shape.key_dim), shape.key_dim, random);
   inputs.v.resize(count * sizes.v);
   std::generate(inputs.v.begin(), inputs.v.end(), [&] { return normal(random); });
   inputs.beta = Uniform(count * sizes.beta, 0, 1, random);
@@ -124,6 +156,8 @@ MemoryInputs RandomInputs(const MemorySetup& setup, int tokens, uint32_t seed) {
       inputs.log_decay.push_back(std::log1p(-std::ldexp(1.0f, -2 - h)));
     }
   }
+  VisitMemory(setup.memory,
+              [&]<class Memory>() { SeparateOwnKeys<Memory>(shape, random, &inputs); });
   return inputs;
 }
 
@@ -180,6 +214,7 @@ std::vector<std::vector<float>> MemorySessions::Step(const std::vector<MemoryRow
   args.slots = {base_, layout_.bytes};
   args.q = inputs.q.data();
   args.k = inputs.k.data();
+  args.e = inputs.e.data();
   args.v = inputs.v.data();
   args.log_decay = inputs.log_decay.data();
   args.beta = inputs.beta.data();

@@ -29,11 +29,14 @@ bool IsLive(const MemorySetup& setup, int bank, int64_t blocks);
 MemoryShape PlainShape(int heads, int key_dim, int value_dim);
 
 // What a session's tokens bring, token 0 first. Unit keys and queries, values of variance 1, log
-// decays in [-0.2, 0], beta in [0, 1], level weights in [0, 2].
+// decays in [-0.2, 0], beta in [0, 1], level weights in [0, 2]. An entry that erases by a key e of
+// its own writes with a e, a in [0, 1] for each channel, and heads that share a written key share
+// e.
 struct MemoryInputs {
   int tokens = 0;
   std::vector<float> q;          // [token, query_heads, key_dim]
-  std::vector<float> k;          // [token, key_heads, key_dim]
+  std::vector<float> k;          // [token, key_heads, entries, key_dim]
+  std::vector<float> e;          // [token, heads, entries with a key of their own, key_dim]
   std::vector<float> v;          // [token, value_heads, value_dim]
   std::vector<float> log_decay;  // as AdvanceArgs has it; per head constants where it is constant
   std::vector<float> beta;       // [token, heads]
