@@ -37,6 +37,10 @@ bool ActiveRequest::reading() const {
   return !replay_end_ && session->in_state < InputEnd();
 }
 
+ActiveRequest::~ActiveRequest() {
+  Wipe(asked.prompt);
+}
+
 Task ActiveRequest::NextTask() const {
   Task task;
   task.position = session->in_state;
@@ -66,7 +70,7 @@ int32_t ActiveRequest::TokenAt(int64_t position) const {
   return session->history.newest();
 }
 
-bool ActiveRequest::Feed(int count, std::vector<int32_t>* ids) {
+bool ActiveRequest::Feed(int count, WipedVector<int32_t>* ids) {
   const int64_t begin = session->in_state;
   for (int64_t position = begin; position < begin + count; ++position) {
     ids->push_back(TokenAt(position));
@@ -168,7 +172,7 @@ absl::StatusOr<bool> ActiveRequest::Rewind(const StopRequest& stop, int vocab_si
           absl::StrCat("the text before the stop string became token ", token));
     }
   }
-  std::vector<int32_t>& tokens = checkpoint->tokens;
+  WipedVector<int32_t>& tokens = checkpoint->tokens;
   tokens.resize(static_cast<size_t>(kept_end - checkpoint->position));
   tokens.insert(tokens.end(), stop.tail.begin(), stop.tail.end());
   replay_end_ = end - 1;

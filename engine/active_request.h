@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "engine/scheduler.h"
 #include "engine/session.h"
+#include "engine/wiped.h"
 
 namespace evenflow {
 
@@ -19,7 +20,7 @@ struct Checkpoint {
   SlotHandle slot;
   int64_t position = 0;         // tokens in the copied state
   TokenHistory history;         // as of then
-  std::vector<int32_t> tokens;  // those known from `position` on
+  WipedVector<int32_t> tokens;  // those known from `position` on
 };
 
 // Whose requests these are, for fairness. Kept while there are any.
@@ -33,13 +34,16 @@ class ActiveRequest {
  public:
   ActiveRequest(EngineRequest request, std::shared_ptr<Session> owner,
                 std::shared_ptr<Outbox> answers);
+  ~ActiveRequest();  // overwrites the prompt
+  ActiveRequest(const ActiveRequest&) = delete;
+  ActiveRequest& operator=(const ActiveRequest&) = delete;
 
   // --- What it feeds next. REQUIRES: its session's turn is its own.
   // As the scheduler sees it. REQUIRES: reading, generating or replaying.
   Task NextTask() const;
   // Feeds the `count` tokens that come next: appends their ids to `ids`, makes them known to the
   // session and counts them into its state. True if a token is to be sampled after them.
-  bool Feed(int count, std::vector<int32_t>* ids);
+  bool Feed(int count, WipedVector<int32_t>* ids);
   // For the token that comes next. Valid until it is appended.
   SamplingRow Sampling() const;
   // Remembers a token that was sampled.
@@ -70,7 +74,7 @@ class ActiveRequest {
   // be copied back from the checkpoint first. INTERNAL when `stop` is before the checkpoint.
   absl::StatusOr<bool> Rewind(const StopRequest& stop, int vocab_size);
 
-  const EngineRequest asked;
+  EngineRequest asked;  // constant
   const std::shared_ptr<Session> session;
   const std::shared_ptr<Outbox> outbox;
   const SteadyTime arrived = std::chrono::steady_clock::now();

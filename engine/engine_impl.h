@@ -61,7 +61,7 @@ class Engine::Impl {
     SteadyTime planned;
     std::vector<BatchRow> requests;  // [row]
     std::vector<Row> rows;
-    std::vector<int32_t> tokens;
+    WipedVector<int32_t> tokens;
     std::vector<int32_t> logit_tokens;
     std::vector<SamplingRow> sampling;  // [logit]
     int decode_tokens = 0;

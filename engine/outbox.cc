@@ -48,7 +48,7 @@ void Outbox::SetOnReady(std::function<void()> on_ready) {
   }
 }
 
-bool Outbox::Take(std::vector<TokenEvent>* events, std::optional<FinishEvent>* finish) {
+bool Outbox::Take(TokenEvents* events, std::optional<FinishEvent>* finish) {
   events->clear();
   finish->reset();
   bool was_full = false;

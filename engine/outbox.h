@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/mutex.h"
+#include "engine/wiped.h"
 #include "kernels/sampling.h"
 
 #include "absl/base/thread_annotations.h"
@@ -25,6 +26,8 @@ struct TokenEvent {
   int64_t position = 0;  // of the session after this token
   SteadyTime step_end;   // when the step that sampled it was collected
 };
+
+using TokenEvents = WipedVector<TokenEvent>;
 
 enum class FinishReason { kStopToken, kStopString, kLength, kInterrupted, kRead };
 
@@ -72,7 +75,7 @@ class Outbox {
   // at once if something is there already.
   void SetOnReady(std::function<void()> on_ready);
   // Moves out what is there. True if anything was.
-  bool Take(std::vector<TokenEvent>* events, std::optional<FinishEvent>* finish);
+  bool Take(TokenEvents* events, std::optional<FinishEvent>* finish);
   // OK unless the request has finished with another status that was not taken yet.
   absl::Status Failure() const;
   // Only for requests with stop strings: how far the text was checked. Counts every token pushed, a
@@ -88,7 +91,7 @@ class Outbox {
   const std::function<void()> wake_;
   mutable Mutex mutex_;
   std::function<void()> on_ready_ ABSL_GUARDED_BY(mutex_);
-  std::vector<TokenEvent> events_ ABSL_GUARDED_BY(mutex_);
+  TokenEvents events_ ABSL_GUARDED_BY(mutex_);
   std::optional<FinishEvent> finish_ ABSL_GUARDED_BY(mutex_);
   Wishes wishes_ ABSL_GUARDED_BY(mutex_);
 };

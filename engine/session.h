@@ -16,6 +16,7 @@
 
 #include "engine/outbox.h"
 #include "engine/state_pool.h"
+#include "engine/wiped.h"
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -45,7 +46,7 @@ class TokenHistory {
  private:
   int capacity_;
   int64_t position_ = 0;
-  std::vector<int32_t> ring_;
+  WipedVector<int32_t> ring_;
 };
 
 struct Session {

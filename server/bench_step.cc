@@ -152,7 +152,7 @@ absl::Status Run(Engine& engine, int sessions, const EngineRequest& request) {
     }
     outboxes.push_back(*std::move(outbox));
   }
-  std::vector<TokenEvent> events;
+  TokenEvents events;
   for (const auto& outbox : outboxes) {
     std::optional<FinishEvent> finish;
     while (!finish.has_value()) {

@@ -52,6 +52,10 @@ TokenStream::TokenStream(const Context& context, TextOptions options,
   }
 }
 
+TokenStream::~TokenStream() {
+  Wipe(text_);
+}
+
 TokenStream::Result TokenStream::Next(v1::GenerateResponse* message) {
   if (!status_.ok()) {
     return Result::kFailed;

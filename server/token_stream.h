@@ -13,6 +13,7 @@
 
 #include "engine/outbox.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "engine/wiped.h"
 #include "server/metrics.h"
 
 #include "absl/status/status.h"
@@ -43,6 +44,9 @@ class TokenStream {
   };
 
   TokenStream(const Context& context, TextOptions options, std::shared_ptr<Outbox> outbox);
+  ~TokenStream();  // overwrites the text
+  TokenStream(const TokenStream&) = delete;
+  TokenStream& operator=(const TokenStream&) = delete;
 
   // Takes what the outbox has and puts into *message all that may be sent now. *message must be
   // clear; request_id and the like are left to the caller. Nothing more comes after kLast, kFailed.
@@ -86,8 +90,8 @@ class TokenStream {
   const TextOptions options_;
   const std::shared_ptr<Outbox> outbox_;
   std::optional<IncrementalDecoder> decoder_;
-  std::vector<TokenEvent> events_;
-  std::deque<Held> held_;
+  TokenEvents events_;
+  std::deque<Held, WipingAllocator<Held>> held_;
   std::string text_;      // of the tokens held, and what a part of a token has given so far
   int64_t taken_ = 0;     // generated tokens
   int64_t released_ = 0;  // of these, in messages

@@ -45,7 +45,7 @@ class Reader {
   }
 
   void Take() {
-    std::vector<TokenEvent> events;
+    TokenEvents events;
     std::optional<FinishEvent> end;
     outbox_->Take(&events, &end);
     for (const TokenEvent& event : events) {
