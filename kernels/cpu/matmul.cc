@@ -23,6 +23,9 @@ namespace evenflow {
 
 constexpr int kTileRows = 4;
 constexpr int64_t kBlockInputs = 512;  // of K: a group's converted weights stay in the first cache
+constexpr int64_t kBlockRows = 32;     // whose sums stay there too
+// Packed inputs that stay in the second cache while all the outputs are computed from them.
+constexpr int64_t kPanelFloats = int64_t{1} << 17;
 
 // The thread's buffers for packed inputs and weights: they keep the size of the largest so far.
 float* InputBuffer(size_t size);
@@ -37,8 +40,7 @@ HWY_BEFORE_NAMESPACE();
 namespace evenflow {
 namespace HWY_NAMESPACE {
 
-constexpr int kTileOutputs = 3;
-constexpr int64_t kBlockRows = 32;  // whose sums stay there too
+constexpr int kTileOutputs = kLanes < 16 ? 3 : 6;  // as many as there are registers for the sums
 
 // ---- Many rows: packed inputs, and blocks of weights that are converted once for all rows. ----
 
@@ -67,6 +69,7 @@ HWY_INLINE void PackStrip(const T* from, int64_t count, int which, int of, float
   }
 }
 
+// A group of outputs, and a block of rows that it is computed for.
 struct Block {
   int64_t first_tile = 0, tiles = 0;  // of rows
   int64_t first_output = 0, outputs = 0;
@@ -87,13 +90,15 @@ void PackWeights(const Product& p, Block& block) {
   }
 }
 
+// R rows by a tile of outputs, for a block of K: `stored` goes on from what it is, unless this is
+// the first block.
 template <int R>
 HWY_INLINE void BlockTile(const float* HWY_RESTRICT x, const float* HWY_RESTRICT w, int64_t steps,
-                          float* HWY_RESTRICT stored) {
+                          bool first, float* HWY_RESTRICT stored) {
   V sums[R][kTileOutputs];
   for (int r = 0; r < R; ++r) {
     for (int n = 0; n < kTileOutputs; ++n) {
-      sums[r][n] = hn::Load(D(), stored + (r * kTileOutputs + n) * kLanes);
+      sums[r][n] = first ? hn::Zero(D()) : hn::Load(D(), stored + (r * kTileOutputs + n) * kLanes);
     }
   }
   for (int64_t step = 0; step < steps; ++step) {
@@ -117,60 +122,56 @@ HWY_INLINE void BlockTile(const float* HWY_RESTRICT x, const float* HWY_RESTRICT
   }
 }
 
+// The tile of rows `tile` of the block by all outputs of the group, for the block of K that begins
+// at k.
 template <int R>
-void BlockTiles(const float* x, const float* w, int64_t steps, Block& block, int64_t tile) {
+void BlockTiles(const Product& p, Block& block, int64_t tile, int64_t k) {
+  const int64_t steps = CeilDivide(std::min(kBlockInputs, p.w.cols - k), kLanes);
+  const int64_t row_tiles = CeilDivide(p.rows, kTileRows);
+  const int64_t at = block.first_tile + tile;
+  const float* const x = p.packed + (k / kBlockInputs * row_tiles + at) * kInputTile;
+  const float* w = block.weights + k / kBlockInputs * kGroupTiles * kWeightTile;
   float* sums = block.sums + tile * kGroupTiles * kSumTile;
-  for (int64_t n = 0; n * kTileOutputs < block.outputs; ++n) {
-    BlockTile<R>(x, w + n * kWeightTile, steps, sums + n * kSumTile);
-  }
-}
-
-void FinishBlock(const Product& p, const Block& block) {
-  const int64_t first_row = block.first_tile * kTileRows;
-  const int64_t rows = std::min(block.tiles * kTileRows, p.rows - first_row);
-  for (int64_t row = 0; row < rows; ++row) {
-    const float* const sums = block.sums + row / kTileRows * kGroupTiles * kSumTile +
-                              row % kTileRows * kTileOutputs * kLanes;
-    for (int64_t n = 0; n < block.outputs; ++n) {
-      const float* const sum = sums + n / kTileOutputs * kSumTile + n % kTileOutputs * kLanes;
-      Finish(p, first_row + row, block.first_output + n, hn::Load(D(), sum));
+  for (int64_t n = 0; n < block.outputs; n += kTileOutputs) {
+    BlockTile<R>(x, w, steps, k == 0, sums);
+    if (k + kBlockInputs >= p.w.cols) {
+      for (int r = 0; r < R; ++r) {
+        for (int64_t i = 0; i < std::min<int64_t>(kTileOutputs, block.outputs - n); ++i) {
+          Finish(p, at * kTileRows + r, block.first_output + n + i,
+                 hn::Load(D(), sums + (r * kTileOutputs + i) * kLanes));
+        }
+      }
     }
+    w += kWeightTile;
+    sums += kSumTile;
   }
 }
 
 void MultiplyBlock(const Product& p, Block& block) {
-  std::memset(block.sums, 0,
-              static_cast<size_t>(block.tiles * kGroupTiles * kSumTile) * sizeof(float));
-  const int64_t row_tiles = CeilDivide(p.rows, kTileRows);
   for (int64_t k = 0; k < p.w.cols; k += kBlockInputs) {
-    const int64_t count = std::min(kBlockInputs, p.w.cols - k);
-    const int64_t steps = CeilDivide(count, kLanes);
-    const float* const w = block.weights + k / kBlockInputs * kGroupTiles * kWeightTile;
     for (int64_t tile = 0; tile < block.tiles; ++tile) {
-      const int64_t at = block.first_tile + tile;
-      const float* const x = p.packed + (k / kBlockInputs * row_tiles + at) * kInputTile;
-      switch (std::min<int64_t>(kTileRows, p.rows - at * kTileRows)) {
+      switch (std::min<int64_t>(kTileRows, p.rows - (block.first_tile + tile) * kTileRows)) {
         case 1:
-          BlockTiles<1>(x, w, steps, block, tile);
+          BlockTiles<1>(p, block, tile, k);
           break;
         case 2:
-          BlockTiles<2>(x, w, steps, block, tile);
+          BlockTiles<2>(p, block, tile, k);
           break;
         case 3:
-          BlockTiles<3>(x, w, steps, block, tile);
+          BlockTiles<3>(p, block, tile, k);
           break;
         default:
-          BlockTiles<kTileRows>(x, w, steps, block, tile);
+          BlockTiles<kTileRows>(p, block, tile, k);
       }
     }
   }
-  FinishBlock(p, block);
 }
 
+// The outputs [first, last) for a panel of rows, given in tiles.
 template <class T>
-void BlockedOutputs(const Product& p, int64_t first, int64_t last) {
+void PanelOutputs(const Product& p, int64_t first_tile, int64_t last_tile, int64_t first,
+                  int64_t last) {
   constexpr int64_t kBlockTiles = kBlockRows / kTileRows;
-  const int64_t tiles = CeilDivide(p.rows, kTileRows);
   Block block;
   block.weights = WeightBuffer(
       static_cast<size_t>(CeilDivide(p.w.cols, kBlockInputs) * kGroupTiles * kWeightTile));
@@ -178,11 +179,21 @@ void BlockedOutputs(const Product& p, int64_t first, int64_t last) {
     block.first_output = output;
     block.outputs = std::min(kOutputGroup, last - output);
     PackWeights<T>(p, block);
-    for (int64_t tile = 0; tile < tiles; tile += kBlockTiles) {
+    for (int64_t tile = first_tile; tile < last_tile; tile += kBlockTiles) {
       block.first_tile = tile;
-      block.tiles = std::min(kBlockTiles, tiles - tile);
+      block.tiles = std::min(kBlockTiles, last_tile - tile);
       MultiplyBlock(p, block);
     }
+  }
+}
+
+template <class T>
+void BlockedOutputs(const Product& p, int64_t first, int64_t last) {
+  const int64_t tiles = CeilDivide(p.rows, kTileRows);
+  const int64_t blocks = std::max<int64_t>(2, kPanelFloats / (kBlockRows * p.w.cols));
+  const int64_t panel = blocks * kBlockRows / kTileRows;
+  for (int64_t tile = 0; tile < tiles; tile += panel) {
+    PanelOutputs<T>(p, tile, std::min(tiles, tile + panel), first, last);
   }
 }
 
