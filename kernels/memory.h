@@ -131,6 +131,13 @@ concept Banked = requires {
   typename Memory::Banks;
 };
 
+// A memory whose write strength depends on the written key has Strength(beta, |w|^2); beta is then
+// what the model gives.
+template <class Memory>
+concept ScalesByKey = requires(float x) {
+  {Memory::Strength(x, x)};
+};
+
 }  // namespace evenflow
 
 #endif  // EVENFLOW_KERNELS_MEMORY_H_

@@ -96,7 +96,14 @@ class HeadMemory {
   }
 
   float Beta(int64_t p) const {
-    return Memory::kHasBeta ? args_.beta[Token(p) * shape_.heads + head_] : 1;
+    const float beta = Memory::kHasBeta ? args_.beta[Token(p) * shape_.heads + head_] : 1;
+    if constexpr (ScalesByKey<Memory>) {
+      const float* key = Keys(p);
+      float square = 0;
+      Dots(&key, 1, key, shape_.key_dim, &square);
+      return Memory::Strength(beta, square);
+    }
+    return beta;
   }
 
   // o of a query, [value_dim].

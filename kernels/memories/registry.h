@@ -8,6 +8,7 @@
 #include "kernels/memories/gated_delta_rule.h"
 #include "kernels/memories/gated_linear_attention.h"
 #include "kernels/memories/generalized_delta_rule.h"
+#include "kernels/memories/kaczmarz_delta_rule.h"
 #include "kernels/memories/kimi_delta_rule.h"
 #include "kernels/memories/linear_attention.h"
 #include "kernels/memories/log_linear_attention.h"
@@ -22,6 +23,7 @@
   M(GatedDeltaRule)          \
   M(GatedLinearAttention)    \
   M(KimiDeltaRule)           \
+  M(KaczmarzDeltaRule)       \
   M(StateSpaceDuality)       \
   M(GeneralizedDeltaRule)    \
   M(LogLinearAttention)      \

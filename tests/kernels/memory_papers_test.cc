@@ -114,5 +114,31 @@ TEST(GeneralizedDeltaRuleTest, WithOneKeyItIsTheDeltaRule) {
   }
 }
 
+// Kaczmarz linear attention, section 3: with eta = 1 a token is the projection of the state onto
+// those that recall its value by its key, whatever the key's length.
+TEST(KaczmarzDeltaRuleTest, RecallsTheLastValueOfAKeyOfAnyLength) {
+  constexpr int kDim = 16;
+  const MemorySetup setup = {MemoryKind::kKaczmarzDeltaRule, PlainShape(1, kDim, kDim), {7, 2}};
+  MemoryInputs inputs = RandomInputs(setup, 120, 22);
+  std::mt19937 random(23);
+  std::uniform_real_distribution<float> length(0.5f, 30.0f);
+  for (int t = 0; t < inputs.tokens; ++t) {
+    const float scale = length(random);
+    for (size_t k = 0; k < kDim; ++k) {
+      const auto i = static_cast<size_t>(t * kDim) + k;
+      inputs.k[i] *= scale;
+      inputs.q[i] = inputs.k[i];
+    }
+    inputs.beta[static_cast<size_t>(t)] = 1;
+  }
+  MemorySessions sessions(setup, 1, 1);
+  const auto outputs = sessions.Run(0, inputs, 0, inputs.tokens, 3);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    // The step falls short of the projection by 1e-6 / |k|^2; before it, the key of up to 30 times
+    // the length reads up to that times the state, whose rounding errors are what remains.
+    EXPECT_NEAR(outputs[i], inputs.v[i], 30 * 1e-4f) << "token " << i / kDim;
+  }
+}
+
 }  // namespace
 }  // namespace evenflow

@@ -303,6 +303,10 @@ class DeltaNet(Model):
 
 class GatedDeltaNet(Model):
     sizes = 6, 256, 2.0                     # defaults of num_heads, head_dim, expand_v
+    query = key = staticmethod(l2norm)
+
+    def strength(self, beta, k):
+        return beta
 
     def decay(self, i, x):
         return -np.exp(self.t(i, 'attn.A_log')) * softplus(self.lin(i, 'attn.a_proj', x) + self.t(i, 'attn.dt_bias'))
@@ -314,15 +318,26 @@ class GatedDeltaNet(Model):
         HV, K = c.get('num_v_heads') or H, c.get('head_dim', self.sizes[1])
         V = round(K * c.get('expand_v', self.sizes[2]))
         q, k, v = (self.proj(i, n, x, st, silu) for n in 'qkv')
-        q = np.repeat(l2norm(q.reshape(H, K)), HV // H, 0) * K ** -0.5
-        k = np.repeat(l2norm(k.reshape(H, K)), HV // H, 0)
+        q = np.repeat(self.query(q.reshape(H, K)), HV // H, 0) * K ** -0.5
+        k = np.repeat(self.key(k.reshape(H, K)), HV // H, 0)
         beta = sigmoid(self.lin(i, 'attn.b_proj', x)) * (2 if c.get('allow_neg_eigval') else 1)
+        beta = self.strength(beta, k)
         S = self.S(st, HV, K, V)
         delta_write(S, k, v.reshape(HV, V), beta, np.exp(self.decay(i, x)).reshape(HV, -1))
         return read_state(q, S)
 
     def mixer(self, i, x, st):
         return self.out(i, self.read(i, x, st), x, self.t(i, 'attn.o_norm.weight'), self.c.get('use_gate', True))
+
+
+class Kaczmarz(GatedDeltaNet):              # arXiv 2605.08587, equation of beta_t
+    key = staticmethod(lambda k: k)
+
+    def query(self, q):
+        return l2norm(q) if self.c.get('qk_norm') == 'relaxed_kaczmarz_q_norm' else q
+
+    def strength(self, beta, k):
+        return beta / ((k * k).sum(-1) + 1e-6)
 
 
 class KDA(GatedDeltaNet):
@@ -416,6 +431,7 @@ class Mamba2(Model):
 
 
 MODELS = {'retnet': RetNet, 'linear_attn': LinearAttn, 'delta_net': DeltaNet, 'gated_deltanet': GatedDeltaNet,
+          'kla': Kaczmarz,
           'gla': GLA, 'hgrn2': HGRN2, 'kda': KDA, 'mamba2': Mamba2}
 
 

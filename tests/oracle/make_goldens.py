@@ -23,7 +23,7 @@ def mixer_tensors(c):
     """name -> shape: the mixers with one decay a head, or none."""
     D, H, m = c['hidden_size'], c.get('num_heads', c.get('num_attention_heads')), c['model_type']
     Hk, HV = c.get('num_kv_heads') or H, c.get('num_v_heads') or H
-    if m == 'gated_deltanet':
+    if m in ('gated_deltanet', 'kla'):
         K = c['head_dim']
         V = round(K * c['expand_v'])
     else:
@@ -31,21 +31,21 @@ def mixer_tensors(c):
         HV = H
     if m == 'delta_net':
         Hk = H
-    q, k = H * K, (H if m == 'gated_deltanet' else Hk) * K
-    v = (HV if m in ('gated_deltanet', 'delta_net') else Hk) * V
+    q, k = H * K, (H if m in ('gated_deltanet', 'kla') else Hk) * K
+    v = (HV if m in ('gated_deltanet', 'kla', 'delta_net') else Hk) * V
     t = {'q_proj.weight': (q, D), 'k_proj.weight': (k, D), 'v_proj.weight': (v, D), 'o_proj.weight': (D, HV * V)}
     gated = {'retnet': c.get('use_output_gate', True), 'delta_net': c.get('use_gate', False),
-             'gated_deltanet': c.get('use_gate', True)}.get(m, False)
+             'gated_deltanet': c.get('use_gate', True), 'kla': c.get('use_gate', True)}.get(m, False)
     if gated:
         t['g_proj.weight'] = (HV * V, D)
-    if m in ('delta_net', 'gated_deltanet'):
+    if m in ('delta_net', 'gated_deltanet', 'kla'):
         if c.get('use_short_conv', True):
             W = c.get('conv_size', 4)
             t |= {f'{s}_conv1d.weight': (n, 1, W) for s, n in (('q', q), ('k', k), ('v', v))}
-        if m == 'gated_deltanet' or c.get('use_beta', True):
+        if m in ('gated_deltanet', 'kla') or c.get('use_beta', True):
             t['b_proj.weight'] = (HV, D)
         t['o_norm.weight'] = (V,)
-    if m == 'gated_deltanet':
+    if m in ('gated_deltanet', 'kla'):
         t |= {'a_proj.weight': (HV, D), 'A_log': (HV,), 'dt_bias': (HV,)}
     affine = c.get('elementwise_affine', True)
     if m == 'retnet' and affine:
@@ -283,6 +283,10 @@ def main(root):
     make(root, 'gated_deltanet-no-gate', g | {'use_gate': False, 'expand_v': 1.0, 'num_heads': 3},
          edit=unused_and_biased)
     make(root, 'gated_deltanet-no-conv', g | {'use_short_conv': False, 'num_v_heads': 6}, 'F16')
+
+    z = {'model_type': 'kla', 'num_heads': 2, 'head_dim': 16, 'expand_v': 1.0}
+    make(root, 'kla-grouped', z | {'num_v_heads': 4, 'allow_neg_eigval': True}, mixed)
+    make(root, 'kla-q-norm', z | {'qk_norm': 'relaxed_kaczmarz_q_norm', 'expand_v': 1.5})
 
     a = {'model_type': 'gla', 'num_heads': 4, 'expand_k': 0.5, 'expand_v': 1.0}
     make(root, 'gla-grouped-conv-clamp', a | {'num_kv_heads': 2, 'use_short_conv': True, 'conv_size': 3, 'expand_k': 1.0,

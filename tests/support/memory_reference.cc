@@ -104,7 +104,20 @@ Vector Gamma(const MemorySetup& setup, const MemoryInputs& inputs, int token, in
 
 bool IsDeltaRule(MemoryKind memory) {
   return memory == MemoryKind::kDeltaRule || memory == MemoryKind::kGatedDeltaRule ||
-         memory == MemoryKind::kKimiDeltaRule || memory == MemoryKind::kLogLinearDeltaRule;
+         memory == MemoryKind::kKimiDeltaRule || memory == MemoryKind::kLogLinearDeltaRule ||
+         memory == MemoryKind::kKaczmarzDeltaRule;
+}
+
+// What the residual is written with.
+double StepSize(const MemorySetup& setup, double beta, const Vector& key) {
+  if (setup.memory != MemoryKind::kKaczmarzDeltaRule) {
+    return beta;
+  }
+  double square = 0;
+  for (const double x : key) {
+    square += x * x;
+  }
+  return beta / (square + 1e-6);
 }
 
 // The state of a head, or its states by level where the memory is log-linear (arXiv 2605.06946):
@@ -150,7 +163,8 @@ void Advance(const MemorySetup& setup, const MemoryInputs& inputs, int token, in
     state.Decay(gamma);
     if (IsDeltaRule(setup.memory)) {
       const Vector recalled = state.Read(k);
-      const double beta = inputs.beta[static_cast<size_t>(token * shape.heads + head)];
+      const double beta =
+          StepSize(setup, inputs.beta[static_cast<size_t>(token * shape.heads + head)], k);
       for (size_t c = 0; c < v.size(); ++c) {
         v[c] = beta * (v[c] - recalled[c]);
       }

@@ -53,6 +53,7 @@ MixerPlan PlanRetNetMixer(MixerSource& source);
 MixerPlan PlanLinearAttentionMixer(MixerSource& source);
 MixerPlan PlanDeltaNetMixer(MixerSource& source);
 MixerPlan PlanGatedDeltaNetMixer(MixerSource& source);
+MixerPlan PlanKaczmarzMixer(MixerSource& source);
 MixerPlan PlanGlaMixer(MixerSource& source);
 MixerPlan PlanHgrn2Mixer(MixerSource& source);
 MixerPlan PlanKdaMixer(MixerSource& source);

@@ -14,6 +14,7 @@ constexpr Family kFamilies[] = {
     {"linear_attn", 24, 4, PlanLinearAttentionMixer},
     {"delta_net", 24, 4, PlanDeltaNetMixer},
     {"gated_deltanet", 21, 4, PlanGatedDeltaNetMixer},
+    {"kla", 21, 4, PlanKaczmarzMixer},
     {"gla", 24, 4, PlanGlaMixer},
     {"hgrn2", 24, 4, PlanHgrn2Mixer},
     {"kda", 24, 4, PlanKdaMixer},
