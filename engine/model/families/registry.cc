@@ -14,11 +14,11 @@ constexpr Family kFamilies[] = {
     {"linear_attn", 24, 4, PlanLinearAttentionMixer},
     {"delta_net", 24, 4, PlanDeltaNetMixer},
     {"gated_deltanet", 21, 4, PlanGatedDeltaNetMixer},
-    {"kla", 21, 4, PlanKaczmarzMixer},
     {"gla", 24, 4, PlanGlaMixer},
     {"hgrn2", 24, 4, PlanHgrn2Mixer},
     {"kda", 24, 4, PlanKdaMixer},
     {"mamba2", 48, 0, PlanMamba2Mixer, kMamba},
+    {"kla", 21, 4, PlanKaczmarzMixer},
 };
 
 }  // namespace
