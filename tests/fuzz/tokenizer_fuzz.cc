@@ -51,8 +51,9 @@ void Exercise(const Tokenizer& tokenizer, std::string_view text) {
     IncrementalDecoder stream(tokenizer, /*at_start=*/true, skip_special);
     std::string streamed;
     for (const int32_t id : *ids) {
-      streamed += stream.Push(id);
-      Check(evenflow::ValidUtf8Prefix(streamed) == streamed.size(), "pieces are whole characters");
+      const std::string piece = stream.Push(id);
+      Check(evenflow::ValidUtf8Prefix(piece) == piece.size(), "pieces are whole characters");
+      streamed += piece;
     }
     streamed += stream.Flush();
     if (decoded->find(evenflow::kReplacementCharacter) == std::string::npos) {
