@@ -13,6 +13,7 @@
 
 #include "kernels/operations.h"
 #include "kernels/sampling.h"
+#include "kernels/window_attention.h"
 
 namespace evenflow {
 
@@ -78,6 +79,8 @@ class Backend {
     return "";
   }
 
+  virtual std::string Refusal(const WindowAttentionArgs& /*attention*/) const { return ""; }
+
   // What went wrong on the device, for good: steps have no effect any more. Empty: nothing.
   virtual std::string error() const { return ""; }
 
@@ -97,6 +100,7 @@ class Backend {
   virtual void MemoryInputs(const MemoryInputsArgs& args) = 0;
   virtual void Advance(const AdvanceArgs& args) = 0;
   virtual void MemoryOutput(const MemoryOutputArgs& args) = 0;
+  virtual void WindowAttention(const WindowAttentionArgs& args) = 0;
   virtual void MlpActivation(const MlpActivationArgs& args) = 0;
   virtual void Sample(const SampleArgs& args) = 0;
   virtual Ticket Launch() = 0;

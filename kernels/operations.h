@@ -13,19 +13,6 @@
 
 namespace evenflow {
 
-// Activations [row, stride] in the backend's memory. `data` may point at a column inside a row.
-struct Matrix {
-  void* data = nullptr;
-  DType dtype = DType::kF32;
-  int64_t stride = 0;  // elements between rows
-};
-
-// The sessions' states: slot s begins at base + s * slot_bytes. A layer's part has an offset in it.
-struct Slots {
-  std::byte* base = nullptr;
-  size_t slot_bytes = 0;
-};
-
 enum class Activation : uint8_t { kNone, kSilu, kRelu, kElu1, kSigmoid };
 enum class NormKind : uint8_t {
   kRms,    // x / sqrt(mean(x^2) + eps) * weight + bias

@@ -30,6 +30,19 @@ struct Weight {
   explicit operator bool() const { return data != nullptr; }
 };
 
+// Activations [row, stride] in the backend's memory. `data` may point at a column inside a row.
+struct Matrix {
+  void* data = nullptr;
+  DType dtype = DType::kF32;
+  int64_t stride = 0;  // elements between rows
+};
+
+// The sessions' states: slot s begins at base + s * slot_bytes. A layer's part has an offset in it.
+struct Slots {
+  std::byte* base = nullptr;
+  size_t slot_bytes = 0;
+};
+
 }  // namespace evenflow
 
 #endif  // EVENFLOW_KERNELS_TENSOR_H_

@@ -151,10 +151,11 @@ double RecentMax::Value(SteadyTime now) const {
   return previous > current ? previous : current;
 }
 
-Metrics::LayerHealth::LayerHealth()
-    : norm({0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 1e5, 1e6}) {}
+Metrics::LayerHealth::LayerHealth(int layer_number)
+    : layer(layer_number),
+      norm({0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 1e5, 1e6}) {}
 
-Metrics::Metrics(std::string model_name, int memory_layers)
+Metrics::Metrics(std::string model_name, const std::vector<int>& memory_layers)
     : time_to_first_token(LatencyBounds()),
       inter_token_latency(LatencyBounds()),
       request_latency(RequestBounds()),
@@ -162,8 +163,8 @@ Metrics::Metrics(std::string model_name, int memory_layers)
       model_name_(std::move(model_name)),
       step_duration_(LatencyBounds()),
       step_rows_({1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}) {
-  for (int layer = 0; layer < memory_layers; ++layer) {
-    layers_.push_back(std::make_unique<LayerHealth>());
+  for (const int layer : memory_layers) {
+    layers_.push_back(std::make_unique<LayerHealth>(layer));
   }
 }
 
@@ -174,17 +175,18 @@ EngineObserver Metrics::Observer() {
     step_rows_.Observe(step.rows);
     prompt_tokens_.fetch_add(step.prompt_tokens, std::memory_order_relaxed);
   };
-  observer.on_state_health = [this](int layer, const StateHealth& health) {
-    OnHealth(layer, health);
+  observer.on_state_health = [this](int memory_layer, const StateHealth& health) {
+    OnHealth(memory_layer, health);
   };
   return observer;
 }
 
-void Metrics::OnHealth(int layer, const StateHealth& health) {
-  if (!health.committed || layer < 0 || static_cast<size_t>(layer) >= layers_.size()) {
+void Metrics::OnHealth(int memory_layer, const StateHealth& health) {
+  const auto index = static_cast<size_t>(memory_layer);
+  if (!health.committed || memory_layer < 0 || index >= layers_.size()) {
     return;
   }
-  LayerHealth& of_layer = *layers_[static_cast<size_t>(layer)];
+  LayerHealth& of_layer = *layers_[index];
   of_layer.norm.Observe(health.norm);
   of_layer.max_abs.Observe(health.max_abs, std::chrono::steady_clock::now());
   of_layer.non_finite.fetch_add(health.non_finite, std::memory_order_relaxed);
@@ -285,10 +287,10 @@ void Metrics::CollectHealth(std::vector<MetricFamily>* families) const {
                           MetricType::Counter,
                           {}};
   const SteadyTime now = std::chrono::steady_clock::now();
-  for (size_t layer = 0; layer < layers_.size(); ++layer) {
-    const std::vector<ClientMetric::Label> labels = {{"layer", absl::StrCat(layer)},
+  for (const std::unique_ptr<LayerHealth>& of_layer : layers_) {
+    const LayerHealth& health = *of_layer;
+    const std::vector<ClientMetric::Label> labels = {{"layer", absl::StrCat(health.layer)},
                                                      {"plane", "state"}};
-    const LayerHealth& health = *layers_[layer];
     norm.metric.push_back(Labelled(health.norm.Collect(), labels));
     max_abs.metric.push_back(
         Labelled(Number(MetricType::Gauge, health.max_abs.Value(now)), labels));

@@ -66,7 +66,8 @@ enum class Ending {
 
 class Metrics : public prometheus::Collectable {
  public:
-  Metrics(std::string model_name, int memory_layers);
+  // `memory_layers`: numbers of the layers that have a memory, as Model::memory_layers.
+  Metrics(std::string model_name, const std::vector<int>& memory_layers);
 
   // Where the gauges come from, asked at every scrape. Set once, before the first one.
   void SetGauges(std::function<EngineGauges()> gauges) { gauges_ = std::move(gauges); }
@@ -95,14 +96,15 @@ class Metrics : public prometheus::Collectable {
 
  private:
   struct LayerHealth {
-    LayerHealth();
+    explicit LayerHealth(int layer_number);
 
+    int layer;
     Histogram norm;
     RecentMax max_abs;
     std::atomic<int64_t> non_finite{0};
   };
 
-  void OnHealth(int layer, const StateHealth& health);
+  void OnHealth(int memory_layer, const StateHealth& health);
 
   void Count(Ending ending) { endings_[static_cast<size_t>(ending)].fetch_add(1); }
 

@@ -129,6 +129,44 @@ std::vector<double> Config::Floats(absl::string_view field, std::vector<double> 
   return numbers;
 }
 
+std::vector<int> Config::Ints(absl::string_view field, int min, int max) {
+  const nlohmann::json* value = Find(field);
+  std::vector<int> numbers;
+  for (const nlohmann::json& item :
+       value != nullptr && value->is_array() ? *value : nlohmann::json::array()) {
+    if (item.is_number_integer() && item >= min && item <= max) {
+      numbers.push_back(item.get<int>());
+    }
+  }
+  if (value == nullptr || !value->is_array() || numbers.size() != value->size()) {
+    Fail(field, absl::StrCat("allowed: a list of integers from ", min, " to ", max));
+    return {};
+  }
+  return numbers;
+}
+
+std::vector<Config> Config::Objects(absl::string_view field) {
+  const nlohmann::json* value = Find(field);
+  std::vector<Config> objects;
+  if (value == nullptr) {
+    return objects;
+  }
+  if (value->is_object()) {
+    objects.push_back(Config(*value, absl::StrCat(source_, ": ", field)));
+    return objects;
+  }
+  for (const nlohmann::json& item : value->is_array() ? *value : nlohmann::json::array()) {
+    if (item.is_object()) {
+      objects.push_back(Config(item, absl::StrCat(source_, ": ", field, "[", objects.size(), "]")));
+    }
+  }
+  if (!value->is_array() || objects.size() != value->size()) {
+    Fail(field, "allowed: an object, a list of objects, null");
+    return {};
+  }
+  return objects;
+}
+
 bool Config::Bool(absl::string_view field, bool fallback) {
   const nlohmann::json* value = Find(field);
   if (value == nullptr) {

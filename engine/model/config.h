@@ -42,6 +42,15 @@ class Config {
   // A token id, a list of them, or null.
   std::vector<int32_t> Tokens(absl::string_view field, std::initializer_list<int32_t> fallback);
 
+  // A list of integers; an error where the field is absent.
+  std::vector<int> Ints(absl::string_view field, int min, int max);
+  // The field's object, or its list of objects, each as a config whose errors name it; empty where
+  // it is absent or null. Their errors are theirs: see Update.
+  std::vector<Config> Objects(absl::string_view field);
+
+  // Records another's error.
+  void Update(const absl::Status& status) { status_.Update(status); }
+
   // Records an error unless the field is absent, null or false: "FIELD is VALUE; REASON".
   void Refuse(absl::string_view field, absl::string_view reason);
   // Records an error about a field: "FIELD is VALUE; EXPECTED".

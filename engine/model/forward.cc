@@ -131,6 +131,10 @@ void BindMixer(const Buffers& buffers, MixerPlan& mixer) {
   if (mixer.skip_column >= 0) {
     mixer.output.skip = Column(buffers.projected, mixer.skip_column);
   }
+  if (mixer.attention.has_value()) {
+    mixer.attention->projected = buffers.projected;
+    mixer.attention->y = buffers.mixed;
+  }
   mixer.out_proj.x = buffers.mixed;
   mixer.out_proj.y = buffers.residual;
 }
@@ -155,30 +159,60 @@ void BindLayer(const Buffers& buffers, LayerPlan& layer) {
   }
 }
 
+// The bytes that a layer's memory takes at `offset` of a slot; `index` counts the memories.
+size_t PlaceMemory(const ModelOptions& options, size_t offset, int index, MixerPlan& mixer) {
+  AdvanceArgs& advance = mixer.advance;
+  advance.window = options.window;
+  advance.state_dtype = options.state_dtype;
+  advance.memory_layer = index;
+  advance.layer_offset = offset;
+  size_t bytes = AlignUp(
+      LayoutOf(advance.memory, mixer.inputs.shape, options.window, options.state_dtype).bytes);
+
+  TokenMixArgs& mix = mixer.token_mix;
+  mix.rollback = options.window.rollback;
+  mix.ring_offset = offset + bytes;
+  if (mix.channels > 0 && mix.taps > 1) {
+    bytes += AlignUp(static_cast<size_t>(mix.taps - 1 + mix.rollback) *
+                     static_cast<size_t>(mix.channels) * sizeof(float));
+  }
+  return bytes;
+}
+
+size_t PlaceAttention(const ModelOptions& options, size_t offset, WindowAttentionArgs& attention) {
+  attention.rollback = options.window.rollback;
+  attention.ring_offset = offset;
+  return AlignUp(attention.ring_bytes());
+}
+
+LayerInfo Describe(const MixerPlan& mixer) {
+  LayerInfo info;
+  if (mixer.attention.has_value()) {
+    const WindowAttentionArgs& attention = *mixer.attention;
+    info.memory = "window_attention";
+    info.shape = {attention.key_heads, attention.heads,    attention.key_heads,
+                  attention.key_heads, attention.head_dim, attention.head_dim};
+    info.attention_window = attention.window;
+  } else {
+    info.memory = Name(mixer.advance.memory);
+    info.shape = mixer.inputs.shape;
+  }
+  return info;
+}
+
 }  // namespace
 
 size_t PlaceStates(const ModelOptions& options, ModelPlan& plan, std::vector<LayerInfo>* layers) {
   size_t offset = 0;
-  for (size_t i = 0; i < plan.layers.size(); ++i) {
-    MixerPlan& mixer = plan.layers[i].mixer;
-    AdvanceArgs& advance = mixer.advance;
-    const size_t begin = offset;
-    advance.window = options.window;
-    advance.state_dtype = options.state_dtype;
-    advance.memory_layer = static_cast<int>(i);
-    advance.layer_offset = offset;
-    offset += AlignUp(
-        LayoutOf(advance.memory, mixer.inputs.shape, options.window, options.state_dtype).bytes);
-
-    TokenMixArgs& mix = mixer.token_mix;
-    mix.rollback = options.window.rollback;
-    mix.ring_offset = offset;
-    if (mix.channels > 0 && mix.taps > 1) {
-      offset += AlignUp(static_cast<size_t>(mix.taps - 1 + mix.rollback) *
-                        static_cast<size_t>(mix.channels) * sizeof(float));
-    }
-    layers->push_back(
-        {Name(advance.memory), mixer.inputs.shape, static_cast<int64_t>(offset - begin)});
+  int memories = 0;
+  for (LayerPlan& layer : plan.layers) {
+    MixerPlan& mixer = layer.mixer;
+    const size_t bytes = mixer.attention.has_value()
+                             ? PlaceAttention(options, offset, *mixer.attention)
+                             : PlaceMemory(options, offset, memories++, mixer);
+    layers->push_back(Describe(mixer));
+    layers->back().state_bytes = static_cast<int64_t>(bytes);
+    offset += bytes;
   }
   return offset;
 }
@@ -220,23 +254,41 @@ absl::Status BindBuffers(const ModelOptions& options, BackendMemory& memory, Mod
   return absl::OkStatus();
 }
 
+namespace {
+
+// From what a mixer projects to what it projects back.
+void RunMemory(const Slots& slots, MixerPlan& mixer, Backend& backend) {
+  for (InnerProjection& inner : mixer.inner) {
+    backend.MatMul(inner.matmul);
+  }
+  if (mixer.token_mix.channels > 0) {
+    mixer.token_mix.slots = slots;
+    backend.TokenMix(mixer.token_mix);
+  }
+  backend.MemoryInputs(mixer.inputs);
+  mixer.advance.slots = slots;
+  backend.Advance(mixer.advance);
+  backend.MemoryOutput(mixer.output);
+}
+
+void RunAttention(const Slots& slots, WindowAttentionArgs& attention, Backend& backend) {
+  attention.slots = slots;
+  backend.WindowAttention(attention);
+}
+
+}  // namespace
+
 void RunForward(const Slots& slots, ModelPlan& plan, Backend& backend) {
   backend.Embed(plan.embed);
   for (LayerPlan& layer : plan.layers) {
     MixerPlan& mixer = layer.mixer;
     backend.Norm(layer.mixer_norm);
     backend.MatMul(mixer.in_proj);
-    for (const InnerProjection& inner : mixer.inner) {
-      backend.MatMul(inner.matmul);
+    if (mixer.attention.has_value()) {
+      RunAttention(slots, *mixer.attention, backend);
+    } else {
+      RunMemory(slots, mixer, backend);
     }
-    if (mixer.token_mix.channels > 0) {
-      mixer.token_mix.slots = slots;
-      backend.TokenMix(mixer.token_mix);
-    }
-    backend.MemoryInputs(mixer.inputs);
-    mixer.advance.slots = slots;
-    backend.Advance(mixer.advance);
-    backend.MemoryOutput(mixer.output);
     backend.MatMul(mixer.out_proj);
 
     if (layer.mlp.has_value()) {

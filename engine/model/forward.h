@@ -13,8 +13,9 @@
 
 namespace evenflow {
 
-// Gives each layer its place in a session's slot: the memory, then the convolution's ring. Returns
-// the slot's bytes, a multiple of 64; *layers gets what each layer takes of them.
+// Gives each layer its place in a session's slot: the memory and the convolution's ring, or the
+// ring of keys and values. Returns the slot's bytes, a multiple of 64; *layers gets what each layer
+// takes of them.
 size_t PlaceStates(const ModelOptions& options, ModelPlan& plan, std::vector<LayerInfo>* layers);
 
 // Allocates the activations of one step and points the plan's operations at them.

@@ -16,6 +16,9 @@ std::string InspectJson(const Model& model) {
                       {"key_dim", layer.shape.key_dim},
                       {"value_dim", layer.shape.value_dim},
                       {"state_bytes", layer.state_bytes}});
+    if (layer.attention_window > 0) {
+      layers.back()["attention_window"] = layer.attention_window;
+    }
   }
   nlohmann::ordered_json root = {{"name", info.name},
                                  {"model_type", info.model_type},
@@ -40,11 +43,19 @@ std::string InspectText(const Model& model) {
   std::string text = absl::StrFormat(
       "%s: %s, %d parameters, %d layers, hidden size %d, vocabulary %d\n"
       "state: %d bytes per session (%s), window %d, rollback %d\n",
-      info.name, info.model_type, info.parameters, model.memory_layers(), info.hidden_size,
+      info.name, info.model_type, info.parameters, model.layers().size(), info.hidden_size,
       info.vocab_size, model.slot_bytes(), Name(model.options().state_dtype), model.window().commit,
       model.window().rollback);
   int number = 0;
   for (const LayerInfo& layer : model.layers()) {
+    if (layer.attention_window > 0) {
+      absl::StrAppendFormat(
+          &text,
+          "layer %d: %s, %d heads of %d (%d of keys and values), newest %d tokens, %d bytes\n",
+          number++, layer.memory, layer.shape.query_heads, layer.shape.key_dim,
+          layer.shape.key_heads, layer.attention_window, layer.state_bytes);
+      continue;
+    }
     absl::StrAppendFormat(&text, "layer %d: %s, %d heads of %d x %d, %d bytes\n", number++,
                           layer.memory, layer.shape.heads, layer.shape.key_dim,
                           layer.shape.value_dim, layer.state_bytes);

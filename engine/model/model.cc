@@ -40,7 +40,9 @@ std::string LastPart(const std::string& directory) {
 absl::Status CheckDevice(const ModelPlan& plan, const Backend& backend) {
   for (size_t i = 0; i < plan.layers.size(); ++i) {
     const MixerPlan& mixer = plan.layers[i].mixer;
-    const std::string refusal = backend.Refusal(mixer.token_mix, mixer.advance);
+    const std::string refusal = mixer.attention.has_value()
+                                    ? backend.Refusal(*mixer.attention)
+                                    : backend.Refusal(mixer.token_mix, mixer.advance);
     if (!refusal.empty()) {
       return absl::UnimplementedError(
           absl::StrCat("layer ", i, ": ", backend.Describe(), " does not serve ", refusal));
@@ -156,8 +158,14 @@ size_t Model::slot_bytes() const {
   return impl_->slot_bytes;
 }
 
-int Model::memory_layers() const {
-  return static_cast<int>(impl_->layers.size());
+std::vector<int> Model::memory_layers() const {
+  std::vector<int> layers;
+  for (size_t i = 0; i < impl_->layers.size(); ++i) {
+    if (impl_->layers[i].attention_window == 0) {
+      layers.push_back(static_cast<int>(i));
+    }
+  }
+  return layers;
 }
 
 void Model::Forward(const Slots& slots) {

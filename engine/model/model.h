@@ -40,9 +40,11 @@ struct ModelInfo {
 
 // One layer's share of a session's state.
 struct LayerInfo {
-  std::string memory;  // "retention" for one
+  std::string memory;  // "retention" for one, or "window_attention"
   MemoryShape shape;
-  int64_t state_bytes = 0;  // committed state, pending window and convolution inputs
+  int attention_window = 0;  // tokens that attention sees; 0: a memory
+  // Committed state, pending window and convolution inputs; or the ring of keys and values.
+  int64_t state_bytes = 0;
 };
 
 // What the engine runs. Model is the one; tests of the engine run one without arithmetic.
@@ -53,7 +55,6 @@ class Forwarder {
   virtual const ModelInfo& info() const = 0;
   virtual const Window& window() const = 0;  // as used, which may be longer than asked for
   virtual size_t slot_bytes() const = 0;     // one session's state: constant, whatever its position
-  virtual int memory_layers() const = 0;
 
   // Enqueues the forward pass of the step that the backend was given by BeginStep: logits of the
   // step's logit tokens, without sampling. REQUIRES: within max_step_tokens and max_step_logits.
@@ -75,7 +76,8 @@ class Model : public Forwarder {
   const std::vector<LayerInfo>& layers() const;
   const Window& window() const override;
   size_t slot_bytes() const override;
-  int memory_layers() const override;
+  // The layers that have a memory, in the order of StepOutput::health.
+  std::vector<int> memory_layers() const;
   void Forward(const Slots& slots) override;
   const Matrix& logits() const override;
 

@@ -18,7 +18,8 @@ struct InnerProjection {
 };
 
 // The mixer of one layer: projection, short convolution, memory, output norm and gate, projection.
-// Families leave activation matrices, buffers, slots and offsets unset.
+// In hybrid models some layers have window attention between the projections instead. Families
+// leave activation matrices, buffers, slots and offsets unset.
 struct MixerPlan {
   MatMulArgs in_proj;  // D -> all projections side by side
   std::vector<InnerProjection> inner;
@@ -29,7 +30,8 @@ struct MixerPlan {
   MemoryOutputArgs output;
   int gate_column = -1;  // first column of the output gate among the projections; -1: none
   int skip_column = -1;  // likewise of what the output adds, as the convolution left it
-  MatMulArgs out_proj;   // -> D, added to the residual stream
+  std::optional<WindowAttentionArgs> attention;
+  MatMulArgs out_proj;  // -> D, added to the residual stream
 };
 
 struct MlpPlan {

@@ -50,6 +50,10 @@ class CpuBackend final : public Backend {
 
   void MemoryOutput(const MemoryOutputArgs& args) override { CpuMemoryOutput(args, step_, pool_); }
 
+  void WindowAttention(const WindowAttentionArgs& args) override {
+    CpuWindowAttention(args, step_, pool_);
+  }
+
   void MlpActivation(const MlpActivationArgs& args) override {
     CpuMlpActivation(args, step_, pool_);
   }

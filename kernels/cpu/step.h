@@ -28,6 +28,7 @@ void CpuNorm(const NormArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuTokenMix(const TokenMixArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuMemoryInputs(const MemoryInputsArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuMemoryOutput(const MemoryOutputArgs& args, const CpuStep& step, WorkerPool& pool);
+void CpuWindowAttention(const WindowAttentionArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuMlpActivation(const MlpActivationArgs& args, const CpuStep& step, WorkerPool& pool);
 // Also fills step.output.health of args.memory_layer.
 void CpuAdvance(const AdvanceArgs& args, CpuStep& step, WorkerPool& pool);

@@ -96,6 +96,11 @@ std::string CudaBackend::Refusal(const TokenMixArgs& mix, const AdvanceArgs& adv
   return why == nullptr ? "" : why;
 }
 
+std::string CudaBackend::Refusal(const WindowAttentionArgs& attention) const {
+  const char* const why = CudaRefusal(attention);
+  return why == nullptr ? "" : why;
+}
+
 void* CudaBackend::Allocate(size_t bytes) {
   bytes = std::max<size_t>(bytes, 1);
   void* data = nullptr;

@@ -34,6 +34,7 @@ class CudaBackend final : public Backend {
 
   double MeasureReadBandwidth() override;
   std::string Refusal(const TokenMixArgs& mix, const AdvanceArgs& advance) const override;
+  std::string Refusal(const WindowAttentionArgs& attention) const override;
 
   std::string error() const override { return error_; }
 
@@ -58,6 +59,10 @@ class CudaBackend final : public Backend {
 
   void MemoryOutput(const MemoryOutputArgs& args) override {
     Run("MemoryOutput", CudaMemoryOutput, args);
+  }
+
+  void WindowAttention(const WindowAttentionArgs& args) override {
+    Run("WindowAttention", CudaWindowAttention, args);
   }
 
   void MlpActivation(const MlpActivationArgs& args) override {

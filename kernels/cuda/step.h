@@ -100,11 +100,13 @@ void CudaMemoryInputs(const MemoryInputsArgs& args, const CudaStep& step);
 // Also fills step.health of args.memory_layer.
 void CudaAdvance(const AdvanceArgs& args, const CudaStep& step);
 void CudaMemoryOutput(const MemoryOutputArgs& args, const CudaStep& step);
+void CudaWindowAttention(const WindowAttentionArgs& args, const CudaStep& step);
 void CudaMlpActivation(const MlpActivationArgs& args, const CudaStep& step);
 
 // What of these arguments CUDA does not serve; nullptr: nothing.
 const char* CudaRefusal(const TokenMixArgs& args);
 const char* CudaRefusal(const AdvanceArgs& args);
+const char* CudaRefusal(const WindowAttentionArgs& args);
 
 }  // namespace evenflow
 

@@ -30,8 +30,6 @@ class FakeModel : public Forwarder {
 
   size_t slot_bytes() const override { return sizeof(FakeState); }
 
-  int memory_layers() const override { return 1; }
-
   void Forward(const Slots& slots) override { device_.Forward(slots); }
 
   const Matrix& logits() const override { return logits_; }

@@ -116,6 +116,8 @@ class FakeDevice : public Backend {
 
   void MemoryOutput(const MemoryOutputArgs&) override {}
 
+  void WindowAttention(const WindowAttentionArgs&) override {}
+
   void MlpActivation(const MlpActivationArgs&) override {}
 
   void Sample(const SampleArgs& args) override;

@@ -29,8 +29,6 @@ class WatchedModel : public Forwarder {
 
   size_t slot_bytes() const override { return model_->slot_bytes(); }
 
-  int memory_layers() const override { return model_->memory_layers(); }
-
   void Forward(const Slots& slots) override {
     *slots_ = slots;
     model_->Forward(slots);
@@ -102,7 +100,9 @@ INSTANTIATE_TEST_SUITE_P(Models, RealModelTest,
                                            Case{"linear_attn-a", {16, 2}},
                                            Case{"delta_net-a", {7, 2}},
                                            Case{"gated_deltanet-a", {16, 2}},
-                                           Case{"gated_deltanet-a", {1, 2}}));
+                                           Case{"gated_deltanet-a", {1, 2}},
+                                           Case{"retnet-hybrid-bias", {16, 2}},
+                                           Case{"gated_deltanet-hybrid-list", {7, 2}}));
 
 TEST_P(RealModelTest, StopStringsLeaveTheStateAsIfTheTextHadNeverBeen) {
   for (uint64_t trial = 0; trial < 8; ++trial) {

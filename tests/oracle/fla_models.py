@@ -185,14 +185,33 @@ class Model:
             y = y * silu(self.lin(i, 'attn.g_proj', x)).reshape(y.shape)
         return self.lin(i, 'attn.o_proj', y.ravel())
 
+    def hybrid(self, i):
+        """The object of config field attn that lists layer i, if any."""
+        specs = self.c.get('attn') or []
+        return next((a for a in (specs if isinstance(specs, list) else [specs]) if i in a['layers']), None)
+
+    def attention(self, i, a, x, st):
+        """Softmax attention over the newest window_size tokens; st['kv']: those, oldest first."""
+        H, Hk = a['num_heads'], a.get('num_kv_heads') or a['num_heads']
+        d, base = self.D // H, a.get('rope_theta', 10000.0)
+        q = rotary(self.lin(i, 'attn.q_proj', x).reshape(H, d), st['n'], base)
+        k = rotary(self.lin(i, 'attn.k_proj', x).reshape(Hk, d), st['n'], base)
+        v = self.lin(i, 'attn.v_proj', x).reshape(Hk, d)
+        st['kv'] = ([] if self.forget else st.get('kv', [])) + [(k, v)]
+        st['kv'] = st['kv'][-a['window_size']:]
+        k, v = (np.repeat(np.stack(part), H // Hk, 1) for part in zip(*st['kv']))
+        p = softmax(np.einsum('hd,jhd->hj', q, k) * d ** -0.5)
+        return self.lin(i, 'attn.o_proj', np.einsum('hj,jhd->hd', p, v).ravel())
+
     def norm_weight(self, i, *names):
         return next((self.t(i, n) for n in names if self.has(i, n)), None)
 
     def step(self, token, state):
         h = self.emb[token]
         for i in range(self.L):
-            p = f'{self.prefix}layers.{i}.'
-            h = h + self.mixer(i, self.norm(p + 'attn_norm', h), state[i])
+            p, hybrid = f'{self.prefix}layers.{i}.', self.hybrid(i)
+            x = self.norm(p + 'attn_norm', h)
+            h = h + (self.attention(i, hybrid, x, state[i]) if hybrid else self.mixer(i, x, state[i]))
             h = h + self.mlp(i, self.norm(p + 'mlp_norm', h))
             state[i]['n'] += 1
         return self.head @ self.norm(self.prefix + 'norm', h)

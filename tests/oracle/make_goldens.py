@@ -117,6 +117,15 @@ def mamba2_tensors_of(c):
     return out
 
 
+def attention_tensors(c, a):
+    D = c['hidden_size']
+    rows = (a.get('num_kv_heads') or a['num_heads']) * (D // a['num_heads'])
+    t = {'q_proj.weight': (D, D), 'k_proj.weight': (rows, D), 'v_proj.weight': (rows, D), 'o_proj.weight': (D, D)}
+    if a.get('qkv_bias'):
+        t |= {'q_proj.bias': (D,), 'k_proj.bias': (rows,), 'v_proj.bias': (rows,)}
+    return t
+
+
 def tensors_of(c):
     """name -> shape, of the layout that flash-linear-attention writes today."""
     D, m = c['hidden_size'], c['model_type']
@@ -128,9 +137,11 @@ def tensors_of(c):
         out['model.lower_bounds'] = (c['num_hidden_layers'], D)
     if not c.get('tie_word_embeddings'):
         out['lm_head.weight'] = (VOCAB, D)
+    attn = c.get('attn') or []
+    hybrid = {i: a for a in (attn if isinstance(attn, list) else [attn]) for i in a['layers']}
     for i in range(c['num_hidden_layers']):
         p, size = f'model.layers.{i}.', c['intermediate_size']
-        out |= {p + 'attn.' + n: s for n, s in t.items()}
+        out |= {p + 'attn.' + n: s for n, s in (attention_tensors(c, hybrid[i]) if i in hybrid else t).items()}
         out |= {p + 'attn_norm.weight': (D,), p + 'mlp_norm.weight': (D,), p + 'mlp.gate_proj.weight': (size, D),
                 p + 'mlp.up_proj.weight': (size, D), p + 'mlp.down_proj.weight': (D, size)}
     return out
@@ -316,6 +327,14 @@ def main(root):
     make(root, 'mamba2-old-names', {n: v for n, v in m.items() if n != 'dt_limit'} |
          {'rms_norm': True, 'layer_norm_epsilon': 1e-3, 'time_step_limit': [0.1, float('inf')], 'n_groups': 2}, 'F16',
          without_prefix)
+
+    make(root, 'retnet-hybrid-bias', r | {'attn': {'layers': [1], 'num_heads': 4, 'num_kv_heads': 2, 'qkv_bias': True,
+                                                   'window_size': 7, 'rope_theta': 100.0}}, mixed)
+    make(root, 'gated_deltanet-hybrid-list', g | {'expand_v': 1.0, 'num_hidden_layers': 3, 'attn': [
+        {'layers': [2], 'num_heads': 8, 'num_kv_heads': 1, 'window_size': 20},
+        {'layers': [0], 'num_heads': 1, 'num_kv_heads': None, 'qkv_bias': False, 'window_size': 64}]})
+    make(root, 'gla-hybrid-derf', a | {'norm_type': 'derf', 'attn': {
+        'layers': [0], 'num_heads': 2, 'window_size': 1, 'rope_theta': 500000}}, edit=derf)
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ namespace evenflow {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 std::string Text(const Metrics& metrics) {
   return prometheus::TextSerializer().Serialize(metrics.Collect());
@@ -71,7 +72,7 @@ TEST(RecentMaxTest, ShowsNaN) {
 }
 
 TEST(MetricsTest, EveryMetricNamesTheModel) {
-  Metrics metrics("demo", 2);
+  Metrics metrics("demo", {0, 3});  // layers 1 and 2 have no memory
   metrics.CountEnd(FinishReason::kLength);
   metrics.CountEnd(absl::CancelledError("gone"));
   const EngineObserver observer = metrics.Observer();
@@ -84,16 +85,17 @@ TEST(MetricsTest, EveryMetricNamesTheModel) {
            "evenflow_prompt_tokens_total{model_name=\"demo\"} 7",
            "evenflow_step_rows_bucket{model_name=\"demo\",le=\"4\"} 1",
            "evenflow_step_duration_seconds_bucket{model_name=\"demo\",le=\"5e-05\"} 0",
-           "evenflow_state_norm_count{model_name=\"demo\",layer=\"1\",plane=\"state\"} 1",
+           "evenflow_state_norm_count{model_name=\"demo\",layer=\"3\",plane=\"state\"} 1",
            "evenflow_state_norm_count{model_name=\"demo\",layer=\"0\",plane=\"state\"} 0",
-           "evenflow_state_max_abs{model_name=\"demo\",layer=\"1\",plane=\"state\"} 0.5",
-           "evenflow_state_non_finite_total{model_name=\"demo\",layer=\"1\",plane=\"state\"} 4",
+           "evenflow_state_max_abs{model_name=\"demo\",layer=\"3\",plane=\"state\"} 0.5",
+           "evenflow_state_non_finite_total{model_name=\"demo\",layer=\"3\",plane=\"state\"} 4",
            "# TYPE evenflow_time_to_first_token_seconds histogram",
            "# TYPE evenflow_requests_running gauge",
            "process_resident_memory_bytes{model_name=\"demo\"} ",
        }) {
     EXPECT_THAT(text, HasSubstr(line));
   }
+  EXPECT_THAT(text, Not(HasSubstr("layer=\"1\"")));
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ using ::testing::IsEmpty;
 
 class TokenStreamTest : public ::testing::Test {
  protected:
-  TokenStreamTest() : outbox_(std::make_shared<Outbox>([] {})), metrics_("test", 0) {
+  TokenStreamTest() : outbox_(std::make_shared<Outbox>([] {})), metrics_("test", {}) {
     auto tokenizer = Tokenizer::FromJson(ByteTokenizerJson());
     EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
     tokenizer_ = *std::move(tokenizer);

@@ -76,9 +76,10 @@ MlpPlan PlanMlp(const Family& family, MixerSource& source, const std::string& pr
   return mlp;
 }
 
-void CheckCommon(Config& config) {
-  config.Refuse("attn",
-                "hybrid attention layers are not supported, only memories of constant size");
+void CheckCommon(const Family& family, Config& config) {
+  if (!family.skeleton.may_be_hybrid) {
+    config.Refuse("attn", absl::StrCat("allowed for ", family.model_type, ": null"));
+  }
   config.Refuse("attnres_block_size", "attention residuals are not supported");
   config.Text("hidden_act", "swish", {"swish", "silu"});
 }
@@ -86,7 +87,7 @@ void CheckCommon(Config& config) {
 }  // namespace
 
 absl::StatusOr<ModelPlan> PlanModel(const Family& family, Config& config, Weights& weights) {
-  CheckCommon(config);
+  CheckCommon(family, config);
   ModelPlan plan;
   plan.hidden_size = config.Int("hidden_size", 2048, 1, 1 << 18);
   plan.vocab_size = config.Int("vocab_size", 32000);
@@ -97,6 +98,7 @@ absl::StatusOr<ModelPlan> PlanModel(const Family& family, Config& config, Weight
   const auto eps = static_cast<float>(config.Float("norm_eps", old_eps, 0, 1));
 
   const NormKind norm = ReadNormKind(family, config);
+  const std::map<int, HybridAttention> hybrid = ReadHybridLayers(config, plan.hidden_size, layers);
 
   // Files saved from the bare base model lack the prefix.
   const std::string prefix = weights.Has("embeddings.weight") ? "" : std::string(skeleton.prefix);
@@ -109,7 +111,9 @@ absl::StatusOr<ModelPlan> PlanModel(const Family& family, Config& config, Weight
                        plan.hidden_size, eps,     norm};
     LayerPlan layer;
     layer.mixer_norm = PlanNorm(source, absl::StrCat(layer_prefix, skeleton.mixer_norm));
-    layer.mixer = family.plan_mixer(source);
+    const auto attention = hybrid.find(i);
+    layer.mixer = attention == hybrid.end() ? family.plan_mixer(source)
+                                            : PlanHybridAttention(source, attention->second);
     if (skeleton.has_mlp) {
       layer.mlp = PlanMlp(family, source, layer_prefix);
     }

@@ -59,7 +59,10 @@ int Projections::Add(absl::string_view name, int rows) {
   const int column = columns_;
   columns_ += rows;
   weights_.push_back({source_.Name(absl::StrCat(name, ".weight")), {rows, source_.hidden_size}});
-  biases_.push_back({source_.Name(absl::StrCat(name, ".bias")), {rows}, /*optional=*/true});
+  if (bias_ != Bias::kNone) {
+    const bool optional = bias_ == Bias::kOptional;
+    biases_.push_back({source_.Name(absl::StrCat(name, ".bias")), {rows}, optional});
+  }
   return column;
 }
 

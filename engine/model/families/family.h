@@ -3,6 +3,7 @@
 #ifndef EVENFLOW_ENGINE_MODEL_FAMILIES_FAMILY_H_
 #define EVENFLOW_ENGINE_MODEL_FAMILIES_FAMILY_H_
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,7 @@ struct Skeleton {
   absl::string_view old_norm_eps = "rms_norm_eps";  // norm_eps in older files
   double default_norm_eps = 1e-6;
   bool has_mlp = true;
+  bool may_be_hybrid = true;  // some layers may have attention in place of the memory
 };
 
 struct Family {
@@ -58,6 +60,18 @@ MixerPlan PlanGlaMixer(MixerSource& source);
 MixerPlan PlanHgrn2Mixer(MixerSource& source);
 MixerPlan PlanKdaMixer(MixerSource& source);
 MixerPlan PlanMamba2Mixer(MixerSource& source);
+
+// Of hybrid models, the layers whose mixer is softmax attention over a window (config field
+// "attn").
+struct HybridAttention {
+  int heads = 0, key_heads = 0, window = 0;
+  bool qkv_bias = false;
+  float rope_theta = 0;
+};
+
+// By layer. Attention without a window is an error: its state would grow.
+std::map<int, HybridAttention> ReadHybridLayers(Config& config, int hidden_size, int layers);
+MixerPlan PlanHybridAttention(MixerSource& source, const HybridAttention& attention);
 
 // The family of the config's model_type; INVALID_ARGUMENT lists those there are.
 absl::StatusOr<Family> FindFamily(Config& config);
@@ -80,21 +94,26 @@ int ValueHeads(Config& config, int heads);
 // head_dim * expand_v; an error unless that is an integer.
 int ExpandedHead(Config& config, int key_dim, double fallback);
 
+// Whether projections have biases: as the checkpoint has them, or as its config says.
+enum class Bias : uint8_t { kOptional, kNone, kRequired };
+
 // Projections of the same input, placed side by side so that one product computes them all.
 class Projections {
  public:
-  explicit Projections(MixerSource& source) : source_(source) {}
+  explicit Projections(MixerSource& source, Bias bias = Bias::kOptional)
+      : source_(source), bias_(bias) {}
 
   // Adds tensor NAME.weight [rows, hidden]; returns its first column in the output.
   int Add(absl::string_view name, int rows);
   // Adds a projection in two factors, NAME.0.weight [rank, hidden] and NAME.1.weight [rows, rank];
   // its first column is known, and put into *column, once all are loaded.
   void AddLowRank(absl::string_view name, int rank, int rows, int* column);
-  // The fused weights, with biases where the checkpoint has some.
+  // The fused weights, with their biases.
   void Load(MixerPlan* mixer);
 
  private:
   MixerSource& source_;
+  const Bias bias_;
   int columns_ = 0;
   std::vector<TensorPart> weights_;
   std::vector<TensorPart> biases_;

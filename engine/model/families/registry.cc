@@ -6,8 +6,14 @@
 namespace evenflow {
 namespace {
 
-constexpr Skeleton kMamba{"backbone.",          "mixer.", "norm",           "norm_f",
-                          "layer_norm_epsilon", 1e-5,     /*has_mlp=*/false};
+constexpr Skeleton kMamba{"backbone.",
+                          "mixer.",
+                          "norm",
+                          "norm_f",
+                          "layer_norm_epsilon",
+                          1e-5,
+                          /*has_mlp=*/false,
+                          /*may_be_hybrid=*/false};
 
 constexpr Family kFamilies[] = {
     {"retnet", 24, 2, PlanRetNetMixer},

@@ -48,6 +48,27 @@ TEST(ConfigTest, ReadsTokenLists) {
   EXPECT_TRUE(config.status().ok()) << config.status();
 }
 
+TEST(ConfigTest, ReadsObjectsAndListsOfThem) {
+  Config config = Parsed(R"({"one": {"n": 1, "l": [0, 3]}, "two": [{"n": 2}, {"n": 30}],
+                             "none": null, "empty": []})");
+  std::vector<Config> one = config.Objects("one");
+  ASSERT_EQ(one.size(), 1u);
+  EXPECT_EQ(one[0].Int("n", 0), 1);
+  EXPECT_THAT(one[0].Ints("l", 0, 3), ElementsAre(0, 3));
+  EXPECT_THAT(config.Objects("none"), IsEmpty());
+  EXPECT_THAT(config.Objects("absent"), IsEmpty());
+  EXPECT_THAT(config.Objects("empty"), IsEmpty());
+  std::vector<Config> two = config.Objects("two");
+  ASSERT_EQ(two.size(), 2u);
+  EXPECT_EQ(two[0].Int("n", 0, 0, 9), 2);
+  EXPECT_EQ(two[1].Int("n", 0, 0, 9), 0);
+  EXPECT_TRUE(config.status().ok()) << config.status();
+  config.Update(two[0].status());
+  config.Update(two[1].status());
+  EXPECT_EQ(config.status().message(),
+            "config.json: two[1]: n is 30; allowed: an integer from 0 to 9");
+}
+
 // The first error stays, and names file, field, value and what is allowed.
 TEST(ConfigTest, NamesFieldValueAndWhatIsAllowed) {
   const auto error = [](const std::string& value, auto read) {
@@ -70,6 +91,14 @@ TEST(ConfigTest, NamesFieldValueAndWhatIsAllowed) {
                         c.Floats("x", {0, 1}, 0, 8);
                       }),
                 HasSubstr("allowed: a list of 2 numbers from 0 to 8"));
+  }
+  for (const char* list : {"3", "[-1]", "[9]", "[0.5]", "[\"1\"]", "{\"a\": 1}", "null"}) {
+    EXPECT_THAT(error(list, [](Config& c) { c.Ints("x", 0, 8); }),
+                HasSubstr("allowed: a list of integers from 0 to 8"));
+  }
+  for (const char* objects : {"3", "[3]", "[{}, null]", "\"a\"", "true"}) {
+    EXPECT_THAT(error(objects, [](Config& c) { c.Objects("x"); }),
+                HasSubstr("allowed: an object, a list of objects, null"));
   }
   EXPECT_THAT(error("1", [](Config& c) { c.Bool("x", true); }), HasSubstr("allowed: true, false"));
   EXPECT_THAT(error("\"tanh\"",

@@ -132,7 +132,6 @@ TEST_F(ModelTest, RefusesUnknownModelsAndOptions) {
               HasSubstr("model_type is \"llama\"; supported: retnet, linear_attn, delta_net, "
                         "gated_deltanet, gla, hgrn2, kda, mamba2"));
   EXPECT_THAT(ErrorWith(R"({"model_type": null})"), HasSubstr("model_type is absent"));
-  EXPECT_THAT(ErrorWith(R"({"attn": {"layers": [1]}})"), HasSubstr("hybrid attention"));
   EXPECT_THAT(ErrorWith(R"({"attnres_block_size": 4})"), HasSubstr("attnres_block_size is 4"));
   EXPECT_THAT(ErrorWith(R"({"hidden_act": "gelu"})"), HasSubstr("allowed: \"swish\", \"silu\""));
   EXPECT_THAT(ErrorWith(R"({"feature_map": "tanh"})"), HasSubstr("feature_map is \"tanh\""));
@@ -157,6 +156,58 @@ TEST_F(ModelTest, RefusesMamba2SizesThatDoNotFit) {
               HasSubstr("n_groups is 3; allowed: a div"));
   EXPECT_THAT(error(R"("dt_limit": [2, 1])"), HasSubstr("dt_limit is [2,1]; allowed: a lower"));
   EXPECT_THAT(error(R"("norm_type": "dyt")"), HasSubstr("norm_type is \"dyt\"; allowed"));
+  EXPECT_THAT(error(R"("attn": {"layers": []})"), HasSubstr("allowed for mamba2: null"));
+}
+
+TEST_F(ModelTest, KnowsItsHybridLayers) {
+  nlohmann::json config = nlohmann::json::parse(kRetNet);
+  config["num_hidden_layers"] = 3;
+  config["attn"] = nlohmann::json::parse(
+      R"({"layers": [1], "num_heads": 4, "num_kv_heads": 2, "window_size": 10})");
+  Write(config.dump());
+  const absl::StatusOr<std::unique_ptr<Model>> model = Load();
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ((*model)->info().memories,
+            std::vector<std::string>({"retention", "window_attention", "retention"}));
+  EXPECT_EQ((*model)->memory_layers(), std::vector<int>({0, 2}));
+  const LayerInfo& layer = (*model)->layers()[1];
+  EXPECT_EQ(layer.attention_window, 10);
+  // Keys and values of 2 heads of 8 channels for 9 earlier tokens and 2 that may be taken back.
+  EXPECT_EQ(layer.state_bytes, 2 * 2 * 8 * (9 + 2) * 4);
+  const nlohmann::json json = nlohmann::json::parse(InspectJson(**model));
+  EXPECT_EQ(json["layers"][1]["memory"], "window_attention");
+  EXPECT_EQ(json["layers"][1]["attention_window"], 10);
+  EXPECT_FALSE(json["layers"][2].contains("attention_window"));
+  EXPECT_THAT(InspectText(**model), HasSubstr("layer 1: window_attention, 4 heads of 8 (2 of keys "
+                                              "and values), newest 10 tokens, 1408 bytes"));
+}
+
+TEST_F(ModelTest, RefusesHybridLayersThatDoNotFit) {
+  const auto error = [&](const std::string& attn) { return ErrorWith("{\"attn\": " + attn + "}"); };
+  EXPECT_THAT(error(R"({"layers": [1], "num_heads": 2})"),
+              HasSubstr("config.json: attn: window_size is absent; attention over all tokens keeps "
+                        "a state that grows with each; allowed: attention over the newest 1 to "));
+  EXPECT_THAT(error(R"({"layers": [1], "num_heads": 2, "window_size": 0})"),
+              HasSubstr("window_size is 0; allowed"));
+  EXPECT_THAT(error(R"({"layers": [1], "window_size": 8})"), HasSubstr("num_heads is absent; "));
+  EXPECT_THAT(error(R"({"layers": [1], "num_heads": 3, "window_size": 8})"),
+              HasSubstr("num_heads is 3; allowed: numbers that divide hidden_size = 32"));
+  EXPECT_THAT(error(R"({"layers": [1], "num_heads": 32, "window_size": 8})"),
+              HasSubstr("heads of an even size"));
+  EXPECT_THAT(error(R"({"layers": [1], "num_heads": 4, "num_kv_heads": 3, "window_size": 8})"),
+              HasSubstr("num_kv_heads is 3; allowed: a divisor of num_heads = 4"));
+  EXPECT_THAT(error(R"({"num_heads": 4, "window_size": 8})"), HasSubstr("layers is absent; "));
+  EXPECT_THAT(error(R"({"layers": [2], "num_heads": 4, "window_size": 8})"),
+              HasSubstr("layers is [2]; allowed: a list of integers from 0 to 1"));
+  EXPECT_THAT(error(R"([{"layers": [1], "num_heads": 2, "window_size": 8},
+                        {"layers": [0, 1], "num_heads": 4, "window_size": 8}])"),
+              HasSubstr("attn[1]: layers is [0,1]; allowed: each layer once, and 1 is there"));
+  EXPECT_THAT(error(R"("all")"), HasSubstr("attn is \"all\"; allowed: an object"));
+  nlohmann::json config = nlohmann::json::parse(kRetNet);
+  config["attn"] = nlohmann::json::parse(R"({"layers": [1], "num_heads": 2, "window_size": 8})");
+  Write(config.dump());
+  EXPECT_THAT(error(R"({"layers": [1], "num_heads": 2, "window_size": 8, "qkv_bias": true})"),
+              HasSubstr("tensor model.layers.1.attn.q_proj.bias is missing"));
 }
 
 TEST_F(ModelTest, RefusesOldDeltaNetBlocks) {
