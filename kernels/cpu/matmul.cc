@@ -22,8 +22,8 @@
 namespace evenflow {
 
 constexpr int kTileRows = 4;
-constexpr int64_t kBlockInputs = 512;  // of K: a group's converted weights stay in the first cache
-constexpr int64_t kBlockRows = 32;     // whose sums stay there too
+constexpr int64_t kBlockInputs = 1024;  // of K: a group's converted weights stay in the first cache
+constexpr int64_t kBlockRows = 32;      // whose sums stay there too
 // Packed inputs that stay in the second cache while all the outputs are computed from them.
 constexpr int64_t kPanelFloats = int64_t{1} << 17;
 

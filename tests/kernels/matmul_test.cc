@@ -63,6 +63,7 @@ const std::vector<Problem>& Problems() {
       {5, 16, DType::kBF16},   {13, 31, DType::kF32},   {29, 100, DType::kBF16},
       {37, 255, DType::kBF16}, {25, 257, DType::kF32},  {12, 512, DType::kBF16},
       {64, 700, DType::kBF16}, {50, 1037, DType::kF32}, {300, 640, DType::kBF16},
+      {9, 2100, DType::kBF16},
   };
   return *problems;
 }
