@@ -72,6 +72,22 @@ __device__ inline void Store(const Matrix& matrix, int64_t row, int64_t column, 
   Store(matrix.data, matrix.dtype, row * matrix.stride + column, value);
 }
 
+// Calls run.template operator()<T>() with the type of `dtype`'s elements: where loads have no
+// branch, the compiler lets several be on their way.
+template <class Run>
+void WithType(DType dtype, const Run& run) {
+  if (dtype == DType::kF32) {
+    run.template operator()<float>();
+  } else {
+    run.template operator()<__nv_bfloat16>();
+  }
+}
+
+template <class T>
+__device__ inline float LoadAs(const Matrix& matrix, int64_t row, int64_t column) {
+  return static_cast<float>(static_cast<const T*>(matrix.data)[row * matrix.stride + column]);
+}
+
 __device__ inline float WarpSum(float value) {
   for (int offset = 16; offset > 0; offset /= 2) {
     value += __shfl_xor_sync(0xffffffffu, value, offset);

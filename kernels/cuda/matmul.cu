@@ -136,6 +136,7 @@ const void* CudaMatMul::Converted(const Weight& w, DType dtype, cudaStream_t str
     }
     const unsigned blocks = std::min(CeilDiv(count, kThreads), 4096u);
     Launch(ConvertKernel, {dim3(blocks), kThreads}, stream, w, dtype, copy);
+    cudaStreamSynchronize(stream);  // a product may read weights before the kernels ahead are done
   }
   return copy;
 }

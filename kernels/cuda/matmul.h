@@ -46,7 +46,7 @@ class CudaMatMul {
 bool ServesFewRows(const MatMulArgs& args, int rows);
 
 // The product of at most kMaxFewRows rows: every weight is read once, at the memory's speed.
-inline constexpr int kMaxFewRows = 8;
+inline constexpr int kMaxFewRows = 16;
 void CudaMatMulFewRows(const MatMulArgs& args, int rows, cudaStream_t stream);
 
 }  // namespace evenflow

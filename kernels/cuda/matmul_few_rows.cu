@@ -1,7 +1,9 @@
-// y = x W^T for a few rows of bf16. Bound by reading W: a warp takes kOutputs rows of it, its lanes
-// 16 bytes each of kUnroll pieces at a time, so that kOutputs * kUnroll loads are in flight; the
-// first of them before the step's inputs are there. x comes from the cache. Every lane sums its own
-// columns in fp32, in an order that the number of rows does not change.
+// y = x W^T for a few rows of bf16, bound by reading W. A block takes 16 rows of W, its warps a
+// part of the columns each. A lane reads 16 bytes at a time, of W as of x, and the tensor cores get
+// them as they are: that the columns of a product are then in another order changes no sum, as it
+// is the same for both. Up to kUnroll pieces of W are on their way before the step's inputs are
+// there. The order of a sum depends on the number of columns alone, so a row's result not on the
+// others.
 #include <algorithm>
 
 #include "kernels/cuda/launch.cuh"
@@ -10,18 +12,13 @@
 namespace evenflow {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kPiece = 8;  // values of 16 bytes
-constexpr int kUnroll = 4;
-
-// Rows of W that a warp takes for so many rows of x: more of them read x less often.
-constexpr int Outputs(int rows) {
-  return rows <= 2 ? 2 : 4;
-}
-
-__device__ inline uint4 LoadPiece(const __nv_bfloat16* data) {
-  return __ldg(reinterpret_cast<const uint4*>(data));
-}
+constexpr int kWarps = 8;
+constexpr int kThreads = 32 * kWarps;
+constexpr int kOutputs = 16;  // rows of W of a block, those of an mma's first operand
+constexpr int kTileRows = 8;  // rows of x of an mma
+constexpr int kPiece = 8;     // values of 16 bytes
+constexpr int kStretch = 32;  // columns that a warp takes at once: 4 lanes a row, a piece each
+constexpr int kUnroll = 8;
 
 // Weights are read once: they need not stay in the first cache.
 __device__ inline uint4 LoadWeights(const __nv_bfloat16* data) {
@@ -32,89 +29,93 @@ __device__ inline uint4 LoadWeights(const __nv_bfloat16* data) {
   return piece;
 }
 
-__device__ inline void Unpack(const uint4& piece, float* values) {
-  const uint32_t words[4] = {piece.x, piece.y, piece.z, piece.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    values[2 * i] = __uint_as_float(words[i] << 16);
-    values[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
-  }
+// sums [16, 8] += a [16, 16] b [16, 8]
+__device__ inline void Multiply(uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                                uint32_t b1, float* sums) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-template <int kRows>
+template <int kTiles>
 __global__ void __launch_bounds__(kThreads) FewRowsKernel(MatMulArgs args, int rows) {
-  constexpr int kOutputs = Outputs(kRows);
+  __shared__ float partial[kWarps][kTiles * kTileRows][kOutputs + 1];
+  const int warp = static_cast<int>(threadIdx.x / 32);
   const int lane = static_cast<int>(threadIdx.x % 32);
-  const int64_t first = (int64_t{blockIdx.x} * (kThreads / 32) + threadIdx.x / 32) * kOutputs;
+  const int row = lane / 4;  // of W, and of x
   const int64_t inputs = args.w.cols;
-  const auto* const w = static_cast<const __nv_bfloat16*>(args.w.data);
+  const int64_t first = int64_t{blockIdx.x} * kOutputs;
+  const auto* const w = static_cast<const __nv_bfloat16*>(args.w.data) + (first + row) * inputs;
   const auto* const x = static_cast<const __nv_bfloat16*>(args.x.data);
-  const int64_t stride = 32 * kPiece;
-  const int64_t column = int64_t{lane} * kPiece;
+  const uint4 zero = make_uint4(0, 0, 0, 0);
+  const int64_t share = (inputs + kWarps * kStretch - 1) / (kWarps * kStretch) * kStretch;
+  const int64_t begin = warp * share;
+  const int64_t end = min(begin + share, inputs);
+  const int64_t column = lane % 4 * kPiece;
 
-  uint4 pieces[kOutputs][kUnroll];
+  uint4 upper[kUnroll], lower[kUnroll];  // of W's rows `row` and `row` + 8
   const auto load = [&](int64_t from) {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int64_t at = from + u * stride + column;
-#pragma unroll
-      for (int output = 0; output < kOutputs; ++output) {
-        const bool inside = at < inputs && first + output < args.w.rows;
-        pieces[output][u] =
-            inside ? LoadWeights(w + (first + output) * inputs + at) : make_uint4(0, 0, 0, 0);
-      }
+      const int64_t at = from + u * kStretch + column;
+      const bool inside = at < end;
+      upper[u] = inside && first + row < args.w.rows ? LoadWeights(w + at) : zero;
+      lower[u] = inside && first + row + 8 < args.w.rows ? LoadWeights(w + 8 * inputs + at) : zero;
     }
   };
-  load(0);
+  load(begin);
   AwaitInputs();
 
-  float sums[kOutputs][kRows] = {};
-  for (int64_t from = 0; from < inputs; from += kUnroll * stride) {
+  float sums[kTiles][4] = {};
+  for (int64_t from = begin; from < end; from += kUnroll * kStretch) {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int64_t at = from + u * stride + column;
-      float weights[kOutputs][kPiece];
+      const int64_t at = from + u * kStretch + column;
 #pragma unroll
-      for (int output = 0; output < kOutputs; ++output) {
-        Unpack(pieces[output][u], weights[output]);
-      }
-#pragma unroll
-      for (int row = 0; row < kRows; ++row) {
-        const bool inside = at < inputs && row < rows;
-        float values[kPiece];
-        Unpack(inside ? LoadPiece(x + row * args.x.stride + at) : make_uint4(0, 0, 0, 0), values);
-#pragma unroll
-        for (int i = 0; i < kPiece; ++i) {
-#pragma unroll
-          for (int output = 0; output < kOutputs; ++output) {
-            sums[output][row] += weights[output][i] * values[i];
-          }
-        }
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const int r = tile * kTileRows + row;
+        const uint4 values = at < end && r < rows
+                                 ? *reinterpret_cast<const uint4*>(x + r * args.x.stride + at)
+                                 : zero;
+        Multiply(upper[u].x, lower[u].x, upper[u].y, lower[u].y, values.x, values.y, sums[tile]);
+        Multiply(upper[u].z, lower[u].z, upper[u].w, lower[u].w, values.z, values.w, sums[tile]);
       }
     }
-    if (from + kUnroll * stride < inputs) {
-      load(from + kUnroll * stride);
+    if (from + kUnroll * kStretch < end) {
+      load(from + kUnroll * kStretch);
     }
   }
 #pragma unroll
-  for (int output = 0; output < kOutputs; ++output) {
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const int r = tile * kTileRows + lane % 4 * 2;
+    partial[warp][r][row] = sums[tile][0];
+    partial[warp][r + 1][row] = sums[tile][1];
+    partial[warp][r][row + 8] = sums[tile][2];
+    partial[warp][r + 1][row + 8] = sums[tile][3];
+  }
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < rows * kOutputs; i += kThreads) {
+    const int r = i / kOutputs;
+    const int64_t output = first + i % kOutputs;
+    if (output < args.w.rows) {
+      float sum = 0;
 #pragma unroll
-    for (int row = 0; row < kRows; ++row) {
-      float sum = WarpSum(sums[output][row]);
-      const int64_t column_of_y = first + output;
-      if (lane == 0 && row < rows && column_of_y < args.w.rows) {
-        sum += args.bias == nullptr ? 0.0f : args.bias[column_of_y];
-        sum += args.add ? Load(args.y, row, column_of_y) : 0.0f;
-        Store(args.y, row, column_of_y, sum);
+      for (int part = 0; part < kWarps; ++part) {
+        sum += partial[part][r][i % kOutputs];
       }
+      sum += args.bias == nullptr ? 0.0f : args.bias[output];
+      sum += args.add ? Load(args.y, r, output) : 0.0f;
+      Store(args.y, r, output, sum);
     }
   }
 }
 
-template <int kRows>
+template <int kTiles>
 void Enqueue(const MatMulArgs& args, int rows, cudaStream_t stream) {
-  const dim3 blocks(CeilDiv(args.w.rows, (kThreads / 32) * Outputs(kRows)));
-  Launch(FewRowsKernel<kRows>, {blocks, kThreads}, stream, args, rows);
+  Launch(FewRowsKernel<kTiles>, {dim3(CeilDiv(args.w.rows, kOutputs)), kThreads}, stream, args,
+         rows);
 }
 
 bool IsWhole(const void* data, int64_t stride) {
@@ -129,14 +130,10 @@ bool ServesFewRows(const MatMulArgs& args, int rows) {
 }
 
 void CudaMatMulFewRows(const MatMulArgs& args, int rows, cudaStream_t stream) {
-  if (rows == 1) {
+  if (rows <= kTileRows) {
     Enqueue<1>(args, rows, stream);
-  } else if (rows == 2) {
-    Enqueue<2>(args, rows, stream);
-  } else if (rows <= 4) {
-    Enqueue<4>(args, rows, stream);
   } else {
-    Enqueue<8>(args, rows, stream);
+    Enqueue<2>(args, rows, stream);
   }
 }
 

@@ -93,13 +93,15 @@ __device__ void MapHead(const FeatureMapArgs& args, int dim, int lane, const flo
 }
 
 // x and y are the warp's: [raw_key_dim] and [key_dim].
+template <class T>
 __device__ void PrepareHead(const MemoryInputsArgs& args, const FeatureMapArgs& map,
                             const Head& head, const int64_t* positions, const double* frequencies,
                             float* x, float* y) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int dim = args.shape.key_dim;
+#pragma unroll 8
   for (int i = lane; i < args.raw_key_dim; i += 32) {
-    x[i] = Load(args.projected, head.token, head.column + i);
+    x[i] = LoadAs<T>(args.projected, head.token, head.column + i);
   }
   __syncwarp();
   MapHead(map, args.raw_key_dim, lane, x, y);
@@ -128,6 +130,7 @@ __device__ void PrepareHead(const MemoryInputsArgs& args, const FeatureMapArgs& 
   }
 }
 
+template <class T>
 __device__ void PrepareValue(const MemoryInputsArgs& args, int64_t token, int head) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int64_t column = args.v_column + int64_t{head} * args.raw_value_dim;
@@ -135,11 +138,12 @@ __device__ void PrepareValue(const MemoryInputsArgs& args, int64_t token, int he
   float scale = 1;
   if (args.decay.gate == DecayGate::kTimeStep) {  // each state has values of its own
     const float bias = args.decay.bias == nullptr ? 0.0f : args.decay.bias[head];
-    scale = TimeStep(Load(args.projected, token, args.decay_column + head) + bias, args.decay.low,
-                     args.decay.high);
+    scale = TimeStep(LoadAs<T>(args.projected, token, args.decay_column + head) + bias,
+                     args.decay.low, args.decay.high);
   }
+#pragma unroll 8
   for (int i = lane; i < args.raw_value_dim; i += 32) {
-    v[i] = Load(args.projected, token, column + i) * scale;
+    v[i] = LoadAs<T>(args.projected, token, column + i) * scale;
   }
   if (args.ones_column && lane == 0) {
     v[args.raw_value_dim] = scale;
@@ -147,6 +151,7 @@ __device__ void PrepareValue(const MemoryInputsArgs& args, int64_t token, int he
 }
 
 // Log decay and write strength of a state.
+template <class T>
 __device__ void PrepareState(const MemoryInputsArgs& args, int64_t token, int head) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int heads = args.shape.heads;
@@ -155,7 +160,7 @@ __device__ void PrepareState(const MemoryInputsArgs& args, int64_t token, int he
       const int64_t channel = int64_t{head} * args.decay_channels + c;
       const int64_t at = token * heads * args.decay_channels + channel;
       const float g = LogDecay(args.decay, head, channel,
-                               Load(args.projected, token, args.decay_column + channel));
+                               LoadAs<T>(args.projected, token, args.decay_column + channel));
       args.log_decay[at] = g;
       if (args.decay.gate == DecayGate::kLowerBounded) {
         args.k[at] = KeyOfDecay(g);
@@ -163,12 +168,14 @@ __device__ void PrepareState(const MemoryInputsArgs& args, int64_t token, int he
     }
   }
   if (args.beta != nullptr && lane == 0) {
-    const float write =
-        args.beta_column < 0 ? 1.0f : Sigmoid(Load(args.projected, token, args.beta_column + head));
+    const float write = args.beta_column < 0
+                            ? 1.0f
+                            : Sigmoid(LoadAs<T>(args.projected, token, args.beta_column + head));
     args.beta[token * heads + head] = args.beta_scale * write;
   }
 }
 
+template <class T>
 __global__ void MemoryInputsKernel(MemoryInputsArgs args, int tokens, const int64_t* positions,
                                    const double* frequencies) {
   extern __shared__ float shared[];
@@ -188,19 +195,19 @@ __global__ void MemoryInputsKernel(MemoryInputsArgs args, int tokens, const int6
   if (item < shape.query_heads) {
     const Head head = {token, args.q_column + item * args.raw_key_dim, args.q_norm, args.q_scale,
                        args.q + (token * shape.query_heads + item) * shape.key_dim};
-    return PrepareHead(args, args.q_map, head, positions, frequencies, x, y);
+    return PrepareHead<T>(args, args.q_map, head, positions, frequencies, x, y);
   }
   item -= shape.query_heads;
   if (item < keys) {
     const Head head = {token, args.k_column + item * args.raw_key_dim, args.k_norm, 1.0f,
                        args.k + (token * shape.key_heads + item) * shape.key_dim};
-    return PrepareHead(args, args.k_map, head, positions, frequencies, x, y);
+    return PrepareHead<T>(args, args.k_map, head, positions, frequencies, x, y);
   }
   item -= keys;
   if (item < shape.value_heads) {
-    return PrepareValue(args, token, item);
+    return PrepareValue<T>(args, token, item);
   }
-  PrepareState(args, token, item - shape.value_heads);
+  PrepareState<T>(args, token, item - shape.value_heads);
 }
 
 }  // namespace
@@ -241,8 +248,10 @@ void CudaMemoryInputs(const MemoryInputsArgs& args, const CudaStep& step) {
       args.rotary_base > 0 ? step.rotary->Frequencies(args.rotary_base, shape.key_dim) : nullptr;
   const LaunchShape launch = {dim3(CeilDiv(int64_t{step.token_count} * items, warps)), warps * 32,
                               static_cast<size_t>(warps) * warp_bytes};
-  Launch(MemoryInputsKernel, launch, step.stream, args, step.token_count, step.positions,
-         frequencies);
+  WithType(args.projected.dtype, [&]<class T>() {
+    Launch(MemoryInputsKernel<T>, launch, step.stream, args, step.token_count, step.positions,
+           frequencies);
+  });
 }
 
 }  // namespace evenflow

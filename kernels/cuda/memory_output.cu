@@ -5,13 +5,17 @@
 namespace evenflow {
 namespace {
 
-// A block for a token's head, or whatever is normalised together.
+constexpr int kKept = 4;  // channels that a thread keeps in registers
+
+// A block for a token's head, or whatever is normalised together. T: of skip and gate.
+template <class T>
 __global__ void MemoryOutputKernel(MemoryOutputArgs args) {
   AwaitInputs();
   const int64_t token = blockIdx.x;
   const int head = static_cast<int>(blockIdx.y);
   const int dim = args.value_dim;
-  const int threads = static_cast<int>(blockDim.x);
+  const auto threads = static_cast<int>(blockDim.x);
+  const auto thread = static_cast<int>(threadIdx.x);
   const int64_t column = int64_t{head} * dim;
   const float* const o = args.o + (token * args.heads + head) * (dim + (args.normalizer ? 1 : 0));
   const float scale = args.normalizer ? NormalizerFactor(o[dim]) : 1.0f;
@@ -19,28 +23,44 @@ __global__ void MemoryOutputKernel(MemoryOutputArgs args) {
     const float value = o[i] * scale;
     return args.skip.data == nullptr
                ? value
-               : value + args.skip_weight[column + i] * Load(args.skip, token, column + i);
+               : value + args.skip_weight[column + i] * LoadAs<T>(args.skip, token, column + i);
   };
   const auto gate = [&](int i) {
-    return args.gate.data == nullptr
-               ? 1.0f
-               : Activate(args.gate_activation, Load(args.gate, token, column + i));
+    return args.gate.data == nullptr ? 1.0f : LoadAs<T>(args.gate, token, column + i);
+  };
+  float values[kKept], gates[kKept];
+#pragma unroll
+  for (int j = 0; j < kKept; ++j) {
+    const int i = thread + j * threads;
+    values[j] = i < dim ? read(i) : 0.0f;
+    gates[j] = i < dim ? gate(i) : 0.0f;
+  }
+  const auto for_channels = [&](const auto& visit) {
+#pragma unroll
+    for (int j = 0; j < kKept; ++j) {
+      if (thread + j * threads < dim) {
+        visit(thread + j * threads, values[j], Activate(args.gate_activation, gates[j]));
+      }
+    }
+    for (int i = thread + kKept * threads; i < dim; i += threads) {
+      visit(i, read(i), Activate(args.gate_activation, gate(i)));
+    }
   };
   float factor = 1;
   if (args.norm != OutputNorm::kNone) {
     float squares = 0;
-    for (int i = threadIdx.x; i < dim; i += threads) {
-      const float value = args.norm == OutputNorm::kAfterGate ? read(i) * gate(i) : read(i);
-      squares += value * value;
-    }
+    for_channels([&](int, float value, float gated) {
+      const float normed = args.norm == OutputNorm::kAfterGate ? value * gated : value;
+      squares += normed * normed;
+    });
     factor = InverseRms(BlockSum(squares), dim, args.eps);
   }
   const float* const weight =
       args.weight == nullptr || !args.weight_per_head ? args.weight : args.weight + column;
-  for (int i = threadIdx.x; i < dim; i += threads) {
+  for_channels([&](int i, float value, float gated) {
     const float w = weight == nullptr ? 1.0f : weight[i];
-    Store(args.y, token, column + i, gate(i) * (read(i) * factor * w));
-  }
+    Store(args.y, token, column + i, gated * (value * factor * w));
+  });
 }
 
 }  // namespace
@@ -48,7 +68,10 @@ __global__ void MemoryOutputKernel(MemoryOutputArgs args) {
 void CudaMemoryOutput(const MemoryOutputArgs& args, const CudaStep& step) {
   const int threads = args.value_dim <= 128 ? 64 : args.value_dim <= 1024 ? 128 : 512;
   const dim3 blocks(static_cast<unsigned>(step.token_count), static_cast<unsigned>(args.heads));
-  Launch(MemoryOutputKernel, {blocks, threads}, step.stream, args);
+  const DType dtype = args.gate.data == nullptr ? args.skip.dtype : args.gate.dtype;
+  WithType(dtype, [&]<class T>() {
+    Launch(MemoryOutputKernel<T>, {blocks, threads}, step.stream, args);
+  });
 }
 
 }  // namespace evenflow

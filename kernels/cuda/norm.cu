@@ -5,38 +5,50 @@ namespace evenflow {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kKept = 16;  // channels that a thread keeps in registers
 
-// A block a row. The second and third look at a row find it in the cache.
-__global__ void NormKernel(NormArgs args, const int32_t* logit_tokens) {
+// A block a row. Rows longer than what is kept are read again from the cache.
+template <class T>
+__global__ void __launch_bounds__(kThreads) NormKernel(NormArgs args, const int32_t* logit_tokens) {
   AwaitInputs();
   const int64_t row = blockIdx.x;
   const int64_t token = logit_tokens == nullptr ? row : logit_tokens[row];
+  const auto thread = static_cast<int>(threadIdx.x);
+  float kept[kKept];
+#pragma unroll
+  for (int j = 0; j < kKept; ++j) {
+    const int i = thread + j * kThreads;
+    kept[j] = i < args.dim ? LoadAs<T>(args.x, token, i) : 0.0f;
+  }
+  const auto for_channels = [&](const auto& visit) {
+#pragma unroll
+    for (int j = 0; j < kKept; ++j) {
+      if (thread + j * kThreads < args.dim) {
+        visit(thread + j * kThreads, kept[j]);
+      }
+    }
+    for (int i = thread + kKept * kThreads; i < args.dim; i += kThreads) {
+      visit(i, LoadAs<T>(args.x, token, i));
+    }
+  };
   const bool maps = args.kind == NormKind::kDyT || args.kind == NormKind::kDerf;
   float mean = 0;
   if (args.kind == NormKind::kLayer) {
-    for (int i = threadIdx.x; i < args.dim; i += kThreads) {
-      mean += Load(args.x, token, i);
-    }
+    for_channels([&](int, float x) { mean += x; });
     mean = BlockSum(mean) / static_cast<float>(args.dim);
   }
   float factor = 1;
   if (!maps) {
     float squares = 0;
-#pragma unroll 8
-    for (int i = threadIdx.x; i < args.dim; i += kThreads) {
-      const float x = Load(args.x, token, i) - mean;
-      squares += x * x;
-    }
+    for_channels([&](int, float x) { squares += (x - mean) * (x - mean); });
     factor = InverseRms(BlockSum(squares), args.dim, args.eps);
   }
-#pragma unroll 8
-  for (int i = threadIdx.x; i < args.dim; i += kThreads) {
-    const float x = Load(args.x, token, i);
+  for_channels([&](int i, float x) {
     const float normed = maps ? MapChannel(args, x) : (x - mean) * factor;
     const float weight = args.weight == nullptr ? 1.0f : args.weight[i];
     const float bias = args.bias == nullptr ? 0.0f : args.bias[i];
     Store(args.y, row, i, normed * weight + bias);
-  }
+  });
 }
 
 }  // namespace
@@ -45,8 +57,10 @@ void CudaNorm(const NormArgs& args, const CudaStep& step) {
   const bool logits = args.tokens == TokenSet::kLogits;
   const int rows = logits ? step.logit_count : step.token_count;
   if (rows > 0) {
-    Launch(NormKernel, {dim3(static_cast<unsigned>(rows)), kThreads}, step.stream, args,
-           logits ? step.logit_tokens : nullptr);
+    WithType(args.x.dtype, [&]<class T>() {
+      Launch(NormKernel<T>, {dim3(static_cast<unsigned>(rows)), kThreads}, step.stream, args,
+             logits ? step.logit_tokens : nullptr);
+    });
   }
 }
 

@@ -73,13 +73,13 @@ struct Shared {
 // NaN where a logit is NaN or +Inf.
 __device__ float MaxOf(const float* logits, int vocab, Shared* shared) {
   float max = kForbidden;
+  bool bad = false;
+#pragma unroll 8
   for (int i = static_cast<int>(threadIdx.x); i < vocab; i += kSampleThreads) {
-    const float logit = logits[i];
-    max = logit < INFINITY ? (logit > max ? logit : max) : NAN;
-    if (isnan(max)) {
-      break;
-    }
+    bad = bad || !(logits[i] < INFINITY);
+    max = fmaxf(max, logits[i]);
   }
+  max = bad ? NAN : max;
   const auto larger = [](float a, float b) { return isnan(a) || isnan(b) ? NAN : fmaxf(a, b); };
   return BlockReduce(max, larger, shared->floats);
 }

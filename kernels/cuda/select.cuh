@@ -64,6 +64,7 @@ __device__ int FindRunning(int count, uint64_t target, const Mass& mass, SelectS
   const int share = (count + kSampleWarps - 1) / kSampleWarps;
   const int warp = static_cast<int>(threadIdx.x / 32);
   uint64_t sum = 0;
+#pragma unroll 8
   for (int i = warp * share + static_cast<int>(threadIdx.x % 32);
        i < min(count, (warp + 1) * share); i += 32) {
     sum += mass(i);

