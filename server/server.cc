@@ -35,17 +35,15 @@ constexpr std::chrono::seconds kGoodbye{1};
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& directory,
                                                          const ModelInfo& info) {
-  const std::filesystem::path path = std::filesystem::path(directory) / "tokenizer.json";
-  std::error_code error;
-  if (!std::filesystem::exists(path, error)) {
-    Log(LogLevel::kWarning, path.string(), " is missing: only token ids are served");
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::FromDirectory(directory);
+  if (absl::IsNotFound(tokenizer.status())) {
+    Log(LogLevel::kWarning, tokenizer.status().message(), ": only token ids are served");
     return nullptr;
   }
-  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::FromFile(path.string());
   if (tokenizer.ok() && (*tokenizer)->vocab_size() > info.vocab_size) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path.string(), " has token ids up to ", (*tokenizer)->vocab_size() - 1,
-                     "; the model's vocab_size is ", info.vocab_size));
+    return absl::InvalidArgumentError(absl::StrCat(
+        directory, ": the tokenizer has token ids up to ", (*tokenizer)->vocab_size() - 1,
+        "; the model's vocab_size is ", info.vocab_size));
   }
   return tokenizer;
 }

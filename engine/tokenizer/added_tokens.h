@@ -3,14 +3,13 @@
 #ifndef EVENFLOW_ENGINE_TOKENIZER_ADDED_TOKENS_H_
 #define EVENFLOW_ENGINE_TOKENIZER_ADDED_TOKENS_H_
 
-#include <bitset>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "engine/tokenizer/normalizer.h"
+#include "engine/tokenizer/string_finder.h"
 #include "engine/tokenizer/vocabulary.h"
 
 #include "absl/container/flat_hash_map.h"
@@ -30,29 +29,6 @@ struct AddedToken {
   bool rstrip = false;       // and behind it
   bool normalized = false;   // sought in the normalized text, in its own normalized form
   bool special = false;
-};
-
-// Finds the leftmost longest of many strings. O(text length * longest string).
-class StringFinder {
- public:
-  void Add(std::string_view text, size_t value);
-
-  struct Match {
-    size_t start;
-    size_t end;
-    size_t value;
-  };
-
-  // The first match that starts at or after `from`.
-  std::optional<Match> Find(std::string_view text, size_t from) const;
-
- private:
-  static uint64_t Edge(uint32_t node, char byte);
-
-  absl::flat_hash_map<uint64_t, uint32_t> edges_;  // of a trie; node 0 is its root
-  absl::flat_hash_map<uint32_t, size_t> values_;   // by the node where a string ends
-  std::bitset<256> first_bytes_;
-  uint32_t nodes_ = 1;
 };
 
 class AddedTokens {

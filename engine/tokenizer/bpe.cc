@@ -89,7 +89,7 @@ absl::Status Bpe::LoadVocabulary(const nlohmann::json& vocab) {
                        "\" is a ", entry->type_name(), "; an integer is expected"));
     }
     if (absl::Status status = vocabulary_.Add(entry.key(), entry->get<int64_t>()); !status.ok()) {
-      return status;
+      return absl::InvalidArgumentError(absl::StrCat("tokenizer.json: model: ", status.message()));
     }
   }
   return absl::OkStatus();

@@ -242,6 +242,18 @@ absl::Status Decoder::FillTables(const TokenTable& tokens) {
   return absl::OkStatus();
 }
 
+Decoder Decoder::OfBytes(const TokenTable& tokens) {
+  Decoder decoder;
+  decoder.form_ = Form::kByteLevel;
+  decoder.is_byte_.resize(static_cast<size_t>(tokens.end()));
+  for (int32_t id = 0; id < tokens.end(); ++id) {
+    decoder.is_used_.push_back(tokens.Contains(id));
+    decoder.table_.bytes += tokens.Token(id);
+    decoder.table_.begin.push_back(decoder.table_.bytes.size());
+  }
+  return decoder;
+}
+
 std::string_view Decoder::Bytes(int32_t id) const {
   return id < 0 || static_cast<size_t>(id) >= is_used_.size() ? std::string_view() : table_.At(id);
 }

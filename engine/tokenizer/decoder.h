@@ -35,6 +35,9 @@ class Decoder {
   // supported.
   static absl::StatusOr<Decoder> Load(const nlohmann::json& json, const TokenTable& tokens);
 
+  // Tokens are bytes, parts of one byte string.
+  static Decoder OfBytes(const TokenTable& tokens);
+
   // The bytes that the token adds to running text, apart from the rules for the begin of a text.
   // "" for an id that is not used.
   std::string_view Bytes(int32_t id) const;

@@ -13,33 +13,44 @@
 #include "engine/tokenizer/normalizer.h"
 #include "engine/tokenizer/post_processor.h"
 #include "engine/tokenizer/pre_tokenizer.h"
+#include "engine/tokenizer/rwkv_vocabulary.h"
 #include "engine/tokenizer/vocabulary.h"
 #include "engine/utf8.h"
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 namespace evenflow {
 
 // The walk of a text: added tokens are cut out, the rest is normalized, normalized added tokens are
-// cut out, the pre-tokenizer splits what remains into words, BPE encodes each.
+// cut out, the pre-tokenizer splits what remains into words, BPE encodes each. An RWKV vocabulary
+// encodes what is between added tokens by itself.
 struct Tokenizer::Parts {
   AddedTokens added;
   std::unique_ptr<const Normalizer> normalizer;
   std::unique_ptr<const PreTokenizer> pre_tokenizer;
   Bpe bpe;
+  std::optional<RwkvVocabulary> rwkv;
   Surroundings around;
   Decoder decoder;
   TokenTable tokens;          // model and added tokens, as decoding knows them
   std::vector<bool> special;  // [id]
 
+  const Vocabulary& vocabulary() const { return rwkv ? rwkv->vocabulary() : bpe.vocabulary(); }
+
   absl::Status Load(const nlohmann::json& json);
+  absl::Status LoadRwkv(std::string_view file);
   absl::Status LoadAdded(const nlohmann::json& json);
   absl::Status EncodeStretch(std::string_view text, bool at_start, bool parse_special,
                              Bpe::Scratch* scratch, std::vector<int32_t>* ids) const;
 };
 
 namespace {
+
+constexpr const char* kFileNames[] = {"tokenizer.json", "rwkv_vocab_v20230424.txt",
+                                      "rwkv_vocab.txt"};
 
 const nlohmann::json& OrNull(const nlohmann::json* value) {
   static const nlohmann::json null;
@@ -60,11 +71,11 @@ bool Take(absl::StatusOr<T> from, T* to, absl::Status* status) {
 
 absl::Status Tokenizer::Parts::LoadAdded(const nlohmann::json& json) {
   absl::Status status;
-  if (!Take(AddedTokens::Load(json, bpe.vocabulary(), *normalizer), &added, &status)) {
+  if (!Take(AddedTokens::Load(json, vocabulary(), *normalizer), &added, &status)) {
     return status;
   }
   // Decoding knows an added token by its normalized form, also one that the model has.
-  const TokenTable& model = bpe.vocabulary().tokens();
+  const TokenTable& model = vocabulary().tokens();
   absl::flat_hash_map<int32_t, std::string_view> forms;
   for (const AddedToken& token : added.tokens()) {
     forms[token.id] = added.DecodedForm(token);
@@ -111,9 +122,34 @@ absl::Status Tokenizer::Parts::Load(const nlohmann::json& json) {
   return status;
 }
 
+absl::Status Tokenizer::Parts::LoadRwkv(std::string_view file) {
+  absl::StatusOr<RwkvVocabulary> parsed = RwkvVocabulary::Parse(file);
+  if (!parsed.ok()) {
+    return parsed.status();
+  }
+  rwkv = *std::move(parsed);
+  absl::Status status;
+  if (!Take(LoadNormalizer({}), &normalizer, &status)) {
+    return status;
+  }
+  status = LoadAdded({{{"content", RwkvVocabulary::kEndOfText},
+                       {"id", 0},
+                       {"special", true},
+                       {"normalized", false},
+                       {"single_word", false},
+                       {"lstrip", false},
+                       {"rstrip", false}}});
+  decoder = Decoder::OfBytes(tokens);
+  return status;
+}
+
 absl::Status Tokenizer::Parts::EncodeStretch(std::string_view text, bool at_start,
                                              bool parse_special, Bpe::Scratch* scratch,
                                              std::vector<int32_t>* ids) const {
+  if (rwkv) {
+    rwkv->Encode(text, ids);
+    return absl::OkStatus();
+  }
   NormalizedText normalized{std::string(text), at_start};
   if (absl::Status status = normalizer->Apply(&normalized); !status.ok()) {
     return status;
@@ -148,6 +184,26 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromJson(std::string_view 
   return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(parts)));
 }
 
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromRwkvVocabulary(std::string_view file) {
+  auto parts = std::make_unique<Parts>();
+  if (absl::Status status = parts->LoadRwkv(file); !status.ok()) {
+    return status;
+  }
+  return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(parts)));
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromDirectory(const std::string& directory) {
+  std::error_code error;
+  for (const char* const name : kFileNames) {
+    const std::filesystem::path path = std::filesystem::path(directory) / name;
+    if (std::filesystem::exists(path, error)) {
+      return FromFile(path.string());
+    }
+  }
+  return absl::NotFoundError(
+      absl::StrCat(directory, " has none of ", absl::StrJoin(kFileNames, ", ")));
+}
+
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromFile(const std::string& path) {
   std::error_code error;
   const uintmax_t bytes = std::filesystem::file_size(path, error);
@@ -162,7 +218,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromFile(const std::string
   std::string content(bytes, '\0');
   file.read(content.data(), static_cast<std::streamsize>(bytes));
   content.resize(static_cast<size_t>(file.gcount()));
-  auto loaded = FromJson(content);
+  auto loaded = absl::EndsWith(path, ".txt") ? FromRwkvVocabulary(content) : FromJson(content);
   if (!loaded.ok()) {
     return absl::Status(loaded.status().code(),
                         absl::StrCat(path, ": ", loaded.status().message()));
@@ -227,7 +283,7 @@ std::optional<int32_t> Tokenizer::TokenToId(std::string_view token) const {
   if (const AddedToken* added = parts_->added.Find(token)) {
     return added->id;
   }
-  return parts_->bpe.vocabulary().Find(token);
+  return parts_->vocabulary().Find(token);
 }
 
 std::string_view Tokenizer::IdToToken(int32_t id) const {

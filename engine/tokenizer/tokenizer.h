@@ -1,4 +1,5 @@
-// Text to token ids and back, read from a Hugging Face tokenizer.json with a byte-pair encoding.
+// Text to token ids and back, read from a Hugging Face tokenizer.json with a byte-pair encoding or
+// from the vocabulary file of RWKV's World models.
 // Owned by the model that it came with; immutable after loading, every method is thread-safe.
 #ifndef EVENFLOW_ENGINE_TOKENIZER_TOKENIZER_H_
 #define EVENFLOW_ENGINE_TOKENIZER_TOKENIZER_H_
@@ -32,12 +33,21 @@ inline constexpr size_t kMaxEncodeBytes = size_t{64} << 20;
 
 class Tokenizer {
  public:
-  // NOT_FOUND when the file cannot be read; else as FromJson, with the path in the message.
+  // From the first of tokenizer.json, rwkv_vocab_v20230424.txt and rwkv_vocab.txt that the
+  // directory has. NOT_FOUND names all when it has none.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> FromDirectory(const std::string& directory);
+
+  // NOT_FOUND when the file cannot be read; else as FromJson or, for a name that ends in .txt,
+  // FromRwkvVocabulary, with the path in the message.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromFile(const std::string& path);
 
   // INVALID_ARGUMENT for what is not a tokenizer.json; a component or option that is not supported
   // is named, with those that are. Truncation and padding settings are ignored.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromJson(std::string_view json);
+
+  // See RwkvVocabulary::Parse. Texts are encoded as RWKV's own tokenizer does; the token 0, the end
+  // of a text, is a special one, and none is put around texts.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> FromRwkvVocabulary(std::string_view file);
 
   // Equal, token for token, to Hugging Face's encode(text). INVALID_ARGUMENT for invalid UTF-8 (the
   // message names the byte offset) and for text over options.max_bytes; RESOURCE_EXHAUSTED when a
@@ -54,8 +64,8 @@ class Tokenizer {
 
   std::optional<int32_t> TokenToId(std::string_view token) const;
 
-  // The token as the file writes it ("\u0120the", "<0x0A>"), an added token in its normalized form.
-  // "" when unused. Lives as long as the tokenizer.
+  // The token as the file writes it ("\u0120the", "<0x0A>"), an added token in its normalized form;
+  // of an RWKV vocabulary, its bytes. "" when unused. Lives as long as the tokenizer.
   std::string_view IdToToken(int32_t id) const;
 
   // What the token adds to running text, possibly parts of characters; "" when unused. O(1). Lives

@@ -1,8 +1,18 @@
 #include "engine/tokenizer/vocabulary.h"
 
+#include "engine/utf8.h"
+
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
 namespace evenflow {
+namespace {
+
+std::string Shown(std::string_view token) {
+  return absl::Utf8SafeCEscape(ReplaceInvalidUtf8(token.substr(0, 200)));
+}
+
+}  // namespace
 
 void TokenTable::Set(int32_t id, std::string_view token) {
   const auto index = static_cast<size_t>(id);
@@ -16,17 +26,15 @@ void TokenTable::Set(int32_t id, std::string_view token) {
 
 absl::Status Vocabulary::Add(std::string_view token, int64_t id) {
   const auto refuse = [&](const std::string& why) {
-    return absl::InvalidArgumentError(absl::StrCat("tokenizer.json: token \"",
-                                                   std::string(token.substr(0, 200)), "\" has id ",
-                                                   id, ", ", why));
+    return absl::InvalidArgumentError(
+        absl::StrCat("token \"", Shown(token), "\" has id ", id, ", ", why));
   };
   if (id < 0 || id >= kMaxIds) {
     return refuse(absl::StrCat("which is outside 0 to ", kMaxIds - 1));
   }
   const auto key = static_cast<int32_t>(id);
   if (tokens_.Contains(key)) {
-    return refuse(
-        absl::StrCat("which \"", std::string(tokens_.Token(key).substr(0, 200)), "\" has already"));
+    return refuse(absl::StrCat("which \"", Shown(tokens_.Token(key)), "\" has already"));
   }
   if (!ids_.emplace(token, key).second) {
     return refuse("and another one besides");

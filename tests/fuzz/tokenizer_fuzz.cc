@@ -1,5 +1,6 @@
 // Input: one byte that picks the mode, then
-//   0 to 127: a tokenizer.json, a NUL byte, a text;
+//   0 to 63: a tokenizer.json, a NUL byte, a text;
+//   64 to 127: an RWKV vocabulary behind one that has every byte, a NUL byte, a text;
 //   128 on: a text for one of the golden tokenizers, picked by the byte.
 #include <cstdio>
 #include <cstdlib>
@@ -33,6 +34,10 @@ const Tokenizer& Golden(size_t index) {
       Check(one.ok(), "golden tokenizers load");
       loaded.push_back(*std::move(one));
     }
+    auto rwkv =
+        Tokenizer::FromFile(EVENFLOW_SOURCE_DIR "/tests/engine/tokenizer/goldens/rwkv_vocab.txt");
+    Check(rwkv.ok(), "the golden vocabulary loads");
+    loaded.push_back(*std::move(rwkv));
     return loaded;
   }();
   return *all[index % all.size()];
@@ -62,6 +67,17 @@ void Exercise(const Tokenizer& tokenizer, std::string_view text) {
   }
 }
 
+// Lines for the ids 1 to 256.
+std::string ByteLines() {
+  std::string lines;
+  for (int byte = 0; byte < 256; ++byte) {
+    char line[32];
+    std::snprintf(line, sizeof(line), "%d b'\\x%02x' 1\n", byte + 1, static_cast<unsigned>(byte));
+    lines += line;
+  }
+  return lines;
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -74,7 +90,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   const size_t end = rest.find('\0');
-  const auto tokenizer = Tokenizer::FromJson(rest.substr(0, end));
+  static const std::string bytes = ByteLines();
+  const auto tokenizer =
+      data[0] < 64 ? Tokenizer::FromJson(rest.substr(0, end))
+                   : Tokenizer::FromRwkvVocabulary(bytes + std::string(rest.substr(0, end)));
   if (tokenizer.ok()) {
     Exercise(**tokenizer, end == rest.npos ? "ab a" : rest.substr(end + 1));
   }
