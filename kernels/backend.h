@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/operations.h"
+#include "kernels/precondition.h"
 #include "kernels/sampling.h"
 #include "kernels/window_attention.h"
 
@@ -98,6 +99,7 @@ class Backend {
   virtual void Norm(const NormArgs& args) = 0;
   virtual void TokenMix(const TokenMixArgs& args) = 0;
   virtual void MemoryInputs(const MemoryInputsArgs& args) = 0;
+  virtual void Precondition(const PreconditionArgs& args) = 0;
   virtual void Advance(const AdvanceArgs& args) = 0;
   virtual void MemoryOutput(const MemoryOutputArgs& args) = 0;
   virtual void WindowAttention(const WindowAttentionArgs& args) = 0;

@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/math/host_device.h"
 #include "kernels/tensor.h"
 
 namespace evenflow {
@@ -91,10 +92,10 @@ struct Window {
   int lag = 0;  // tokens before its block that a token reads as entries too, a multiple of commit
 
   // Entries of a ring that is indexed by absolute position.
-  int ring() const { return commit + lag + rollback; }
+  EVENFLOW_HOST_DEVICE int ring() const { return commit + lag + rollback; }
 
   // First position of the block of the token at `position`.
-  int64_t Block(int64_t position) const { return position / commit * commit; }
+  EVENFLOW_HOST_DEVICE int64_t Block(int64_t position) const { return position / commit * commit; }
 
   // The first entry that the token at `position` reads: all before are in its state.
   int64_t Base(int64_t position) const {
@@ -104,14 +105,14 @@ struct Window {
 
   // Tokens that may be stored in the committed state once `position` tokens have been read: no
   // rollback reaches below.
-  int64_t Committed(int64_t position) const {
+  EVENFLOW_HOST_DEVICE int64_t Committed(int64_t position) const {
     return position < rollback ? 0 : Block(position - rollback);
   }
 
   // Tokens that are stored in the committed state once the token at `position` has been read. They
   // are folded by the pass that reads the state for it, so they lie before its base (which makes
   // a difference to Committed(position + 1) for R = 0).
-  int64_t Stored(int64_t position) const {
+  EVENFLOW_HOST_DEVICE int64_t Stored(int64_t position) const {
     const int64_t committed = Committed(position + 1);
     const int64_t block = Block(position);
     const int64_t stored = (committed < block ? committed : block) - lag;

@@ -1,4 +1,8 @@
+#include <algorithm>
+#include <cmath>
+
 #include "kernels/backend.h"
+#include "kernels/precondition.h"
 
 namespace evenflow {
 namespace {
@@ -39,6 +43,50 @@ MemoryLayout LayoutOf(MemoryKind memory, const MemoryShape& shape, const Window&
   if (IsBanked(memory) && HasBeta(memory)) {
     layout.beta = Take(tokens * sizeof(float), &layout.bytes);
   }
+  return layout;
+}
+
+MemoryKind MemoryOf(PreconditionMode mode) {
+  switch (mode) {
+    case PreconditionMode::kStar:
+    case PreconditionMode::kSym:
+      return MemoryKind::kVlaSymmetric;
+    case PreconditionMode::kUnit:
+    case PreconditionMode::kExact:
+    case PreconditionMode::kV3:
+      return MemoryKind::kVlaOblique;
+    case PreconditionMode::kRls:
+      break;
+  }
+  return MemoryKind::kVlaLeastSquares;
+}
+
+int RowsPerToken(const Preconditioner& preconditioner) {
+  const bool leaks = preconditioner.mode != PreconditionMode::kV3 && preconditioner.mu < 1;
+  return leaks ? 2 : 1;
+}
+
+Window WindowOf(const Preconditioner& preconditioner, const Window& window) {
+  Window own = window;
+  if (RowsPerToken(preconditioner) == 2) {
+    const double tokens = std::log(4.0) / -std::log(preconditioner.mu);
+    own.commit = std::clamp(static_cast<int>(std::min(tokens, 1e6)), 1, window.commit);
+  }
+  return own;
+}
+
+PreconditionLayout LayoutOf(const Preconditioner& preconditioner, const Window& window) {
+  const auto heads = static_cast<size_t>(preconditioner.heads);
+  const auto dim = static_cast<size_t>(preconditioner.key_dim);
+  const auto rows = static_cast<size_t>(RowsPerToken(preconditioner));
+  const auto ring = heads * static_cast<size_t>(WindowOf(preconditioner, window).ring());
+  const size_t sums = preconditioner.mode == PreconditionMode::kV3 ? 1 : 0;
+  PreconditionLayout layout;
+  layout.plane = Take(heads * dim * dim * sizeof(float), &layout.bytes);
+  layout.sums = Take(sums * heads * dim * sizeof(float), &layout.bytes);
+  layout.committed_tokens = Take(heads * sizeof(int64_t), &layout.bytes);
+  layout.rows = Take(ring * rows * dim * sizeof(float), &layout.bytes);
+  layout.keys = Take(sums * ring * dim * sizeof(float), &layout.bytes);
   return layout;
 }
 

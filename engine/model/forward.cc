@@ -19,8 +19,8 @@ int64_t Padded(int64_t count) {
 
 // The largest width of each kind of activation over all layers, in elements a token.
 struct Widths {
-  int64_t projected = 0, key = 0, own_key = 0, query = 0, value = 0, decay = 0, heads = 0, read = 0,
-          mixed = 0, mlp = 0;
+  int64_t projected = 0, key = 0, own_key = 0, raw_key = 0, query = 0, value = 0, decay = 0,
+          heads = 0, read = 0, mixed = 0, mlp = 0;
 };
 
 int DecayChannels(const MixerPlan& mixer) {
@@ -38,8 +38,10 @@ Widths WidthsOf(const ModelPlan& plan) {
     }
     grow(widths.query, int64_t{shape.query_heads} * shape.key_dim);
     const MemoryKind memory = layer.mixer.advance.memory;
-    grow(widths.key, int64_t{shape.key_heads} * EntryCount(memory) * shape.key_dim);
+    const int64_t key = int64_t{shape.key_heads} * shape.key_dim;
+    grow(widths.key, key * EntryCount(memory));
     grow(widths.own_key, int64_t{shape.heads} * OwnKeyCount(memory) * shape.key_dim);
+    grow(widths.raw_key, layer.mixer.precondition.has_value() ? key : 0);
     grow(widths.value, int64_t{shape.value_heads} * shape.value_dim);
     grow(widths.decay, int64_t{shape.heads} * DecayChannels(layer.mixer));
     grow(widths.heads, shape.heads);
@@ -55,6 +57,7 @@ struct Buffers {
   Matrix residual, normed, projected, mixed, gate_up, mlp, last, logits;
   float *q = nullptr, *k = nullptr, *e = nullptr, *v = nullptr, *log_decay = nullptr,
         *beta = nullptr, *o = nullptr;
+  float* raw_k = nullptr;  // before a preconditioner makes k of it
 };
 
 class BufferAllocator {
@@ -104,12 +107,21 @@ void BindMixer(const Buffers& buffers, MixerPlan& mixer) {
   MemoryInputsArgs& inputs = mixer.inputs;
   inputs.projected = buffers.projected;
   inputs.q = buffers.q;
-  inputs.k = buffers.k;
+  inputs.k = mixer.precondition.has_value() ? buffers.raw_k : buffers.k;
   inputs.v = buffers.v;
   const bool has_gate = decay == Decay::kScalar || decay == Decay::kChannel;
   inputs.log_decay = has_gate ? buffers.log_decay : nullptr;
   inputs.decay_channels = DecayChannels(mixer);
   inputs.beta = has_beta ? buffers.beta : nullptr;
+
+  if (mixer.precondition.has_value()) {
+    PreconditionArgs& precondition = *mixer.precondition;
+    precondition.k = buffers.raw_k;
+    precondition.q = buffers.q;
+    precondition.beta = buffers.beta;
+    precondition.w = buffers.k;
+    precondition.e = buffers.e;
+  }
 
   AdvanceArgs& advance = mixer.advance;
   advance.shape = inputs.shape;
@@ -168,6 +180,12 @@ size_t PlaceMemory(const ModelOptions& options, size_t offset, int index, MixerP
   advance.layer_offset = offset;
   size_t bytes = AlignUp(
       LayoutOf(advance.memory, mixer.inputs.shape, options.window, options.state_dtype).bytes);
+  if (mixer.precondition.has_value()) {
+    PreconditionArgs& precondition = *mixer.precondition;
+    precondition.window = options.window;
+    precondition.layer_offset = offset + bytes;
+    bytes += AlignUp(LayoutOf(precondition.preconditioner, options.window).bytes);
+  }
 
   TokenMixArgs& mix = mixer.token_mix;
   mix.rollback = options.window.rollback;
@@ -196,6 +214,12 @@ LayerInfo Describe(const MixerPlan& mixer) {
   } else {
     info.memory = Name(mixer.advance.memory);
     info.shape = mixer.inputs.shape;
+  }
+  if (mixer.precondition.has_value()) {
+    const PreconditionArgs& precondition = *mixer.precondition;
+    info.mode = Name(precondition.preconditioner.mode);
+    info.preconditioner_bytes =
+        static_cast<int64_t>(LayoutOf(precondition.preconditioner, precondition.window).bytes);
   }
   return info;
 }
@@ -236,6 +260,7 @@ absl::Status BindBuffers(const ModelOptions& options, BackendMemory& memory, Mod
   buffers.q = allocator.Floats(tokens * widths.query);
   buffers.k = allocator.Floats(tokens * widths.key);
   buffers.e = allocator.Floats(tokens * widths.own_key);
+  buffers.raw_k = allocator.Floats(tokens * widths.raw_key);
   buffers.v = allocator.Floats(tokens * widths.value);
   buffers.log_decay = allocator.Floats(tokens * widths.decay);
   buffers.beta = allocator.Floats(tokens * widths.heads);
@@ -266,6 +291,10 @@ void RunMemory(const Slots& slots, MixerPlan& mixer, Backend& backend) {
     backend.TokenMix(mixer.token_mix);
   }
   backend.MemoryInputs(mixer.inputs);
+  if (mixer.precondition.has_value()) {
+    mixer.precondition->slots = slots;
+    backend.Precondition(*mixer.precondition);
+  }
   mixer.advance.slots = slots;
   backend.Advance(mixer.advance);
   backend.MemoryOutput(mixer.output);

@@ -19,6 +19,10 @@ std::string InspectJson(const Model& model) {
     if (layer.attention_window > 0) {
       layers.back()["attention_window"] = layer.attention_window;
     }
+    if (!layer.mode.empty()) {
+      layers.back()["mode"] = layer.mode;
+      layers.back()["preconditioner_bytes"] = layer.preconditioner_bytes;
+    }
   }
   nlohmann::ordered_json root = {{"name", info.name},
                                  {"model_type", info.model_type},
@@ -56,9 +60,10 @@ std::string InspectText(const Model& model) {
           layer.shape.key_heads, layer.attention_window, layer.state_bytes);
       continue;
     }
-    absl::StrAppendFormat(&text, "layer %d: %s, %d heads of %d x %d, %d bytes\n", number++,
-                          layer.memory, layer.shape.heads, layer.shape.key_dim,
-                          layer.shape.value_dim, layer.state_bytes);
+    absl::StrAppendFormat(
+        &text, "layer %d: %s, %d heads of %d x %d, %d bytes\n", number++,
+        layer.mode.empty() ? layer.memory : absl::StrCat(layer.memory, " (", layer.mode, ")"),
+        layer.shape.heads, layer.shape.key_dim, layer.shape.value_dim, layer.state_bytes);
   }
   return text;
 }

@@ -45,6 +45,8 @@ struct LayerInfo {
   int attention_window = 0;  // tokens that attention sees; 0: a memory
   // Committed state, pending window and convolution inputs; or the ring of keys and values.
   int64_t state_bytes = 0;
+  std::string mode;                  // VLA's; empty for others
+  int64_t preconditioner_bytes = 0;  // of these, VLA's A and its pending rows
 };
 
 // What the engine runs. Model is the one; tests of the engine run one without arithmetic.

@@ -26,7 +26,9 @@ struct MixerPlan {
   int mix_column = 0;       // first column of the convolution's channels among these
   TokenMixArgs token_mix;   // channels 0: none
   MemoryInputsArgs inputs;  // with the memory's shape
-  AdvanceArgs advance;      // memory kind and, for a constant decay, log_decay
+  // VLA's; with its mode, lambda0, mu and weights.
+  std::optional<PreconditionArgs> precondition;
+  AdvanceArgs advance;  // memory kind and, for a constant decay, log_decay
   MemoryOutputArgs output;
   int gate_column = -1;  // first column of the output gate among the projections; -1: none
   int skip_column = -1;  // likewise of what the output adds, as the convolution left it

@@ -46,6 +46,8 @@ class CpuBackend final : public Backend {
 
   void MemoryInputs(const MemoryInputsArgs& args) override { CpuMemoryInputs(args, step_, pool_); }
 
+  void Precondition(const PreconditionArgs& args) override { CpuPrecondition(args, step_, pool_); }
+
   void Advance(const AdvanceArgs& args) override;
 
   void MemoryOutput(const MemoryOutputArgs& args) override { CpuMemoryOutput(args, step_, pool_); }

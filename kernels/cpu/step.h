@@ -7,6 +7,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/worker_pool.h"
+#include "kernels/precondition.h"
 
 namespace evenflow {
 
@@ -27,6 +28,7 @@ void CpuMatMul(const MatMulArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuNorm(const NormArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuTokenMix(const TokenMixArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuMemoryInputs(const MemoryInputsArgs& args, const CpuStep& step, WorkerPool& pool);
+void CpuPrecondition(const PreconditionArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuMemoryOutput(const MemoryOutputArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuWindowAttention(const WindowAttentionArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuMlpActivation(const MlpActivationArgs& args, const CpuStep& step, WorkerPool& pool);

@@ -55,6 +55,10 @@ class CudaBackend final : public Backend {
     Run("MemoryInputs", CudaMemoryInputs, args);
   }
 
+  void Precondition(const PreconditionArgs& args) override {
+    Run("Precondition", CudaPrecondition, args);
+  }
+
   void Advance(const AdvanceArgs& args) override;
 
   void MemoryOutput(const MemoryOutputArgs& args) override {

@@ -15,6 +15,9 @@
 #include "kernels/memories/log_linear_delta_rule.h"
 #include "kernels/memories/retention.h"
 #include "kernels/memories/state_space_duality.h"
+#include "kernels/memories/vla_least_squares.h"
+#include "kernels/memories/vla_oblique.h"
+#include "kernels/memories/vla_symmetric.h"
 
 #define EVENFLOW_MEMORIES(M) \
   M(Retention)               \
@@ -27,7 +30,10 @@
   M(StateSpaceDuality)       \
   M(GeneralizedDeltaRule)    \
   M(LogLinearAttention)      \
-  M(LogLinearDeltaRule)
+  M(LogLinearDeltaRule)      \
+  M(VlaSymmetric)            \
+  M(VlaOblique)              \
+  M(VlaLeastSquares)
 
 namespace evenflow {
 

@@ -3,6 +3,7 @@
 //
 // Bytes of a token: its states once, 1 / C of them again for the write, and the window's tokens (w
 // and u of each entry, and l where there is one), on average (C - 1) / 2 read and one written.
+// VLA's A and its rows count likewise.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -53,7 +54,12 @@ double StepBytes(const MemorySetup& setup, int sessions) {
   }
   const double commit = setup.window.commit;
   const double tokens = setup.window.lag + (commit - 1) / 2 + 1;
-  const double head = state * (1 + 1 / commit) + tokens * token * 4;
+  double head = state * (1 + 1 / commit) + tokens * token * 4;
+  if (setup.mode.has_value()) {
+    const Preconditioner of = setup.preconditioner();
+    const double plane = 4.0 * of.key_dim * of.key_dim;
+    head += plane * (1 + 1 / commit) + tokens * RowsPerToken(of) * of.key_dim * 4;
+  }
   return head * shape.heads * sessions;
 }
 

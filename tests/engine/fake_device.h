@@ -112,6 +112,8 @@ class FakeDevice : public Backend {
 
   void MemoryInputs(const MemoryInputsArgs&) override {}
 
+  void Precondition(const PreconditionArgs&) override {}
+
   void Advance(const AdvanceArgs&) override {}
 
   void MemoryOutput(const MemoryOutputArgs&) override {}

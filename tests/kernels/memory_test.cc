@@ -126,6 +126,9 @@ TYPED_TEST(MemoryTest, GroupedHeadsAreTheRecurrence) {
     SCOPED_TRACE(testing::Message() << shape.heads << " " << shape.query_heads << " "
                                     << shape.key_heads << " " << shape.value_heads);
     const MemorySetup setup = this->Setup(shape, {7, 2});
+    if (setup.mode.has_value()) {
+      GTEST_SKIP() << "each head of VLA has keys, queries and values of its own";
+    }
     const MemoryInputs inputs = RandomInputs(setup, 60, 3);
     MemorySessions sessions(setup, 1, 1);
     ExpectNear(setup, sessions.Run(0, inputs, 0, 60, 11), RunReference(setup, inputs, 60));

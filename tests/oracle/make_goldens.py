@@ -126,12 +126,31 @@ def attention_tensors(c, a):
     return t
 
 
+def vla_mixer_tensors(c):
+    D, H = c['hidden_size'], c['num_heads']
+    K, V = round(D * c['expand_k']) // H, round(D * c['expand_v']) // H
+    streams = {'q': H * K, 'k': H * K, 'v': H * V}
+    t = {f'{s}_proj.weight': (n, D) for s, n in streams.items()}
+    t |= {'o_norm.weight': (V,), 'o_proj.weight': (D, H * V)}
+    if c.get('use_short_conv', True):
+        t |= {f'{s}_conv1d.weight': (n, 1, c.get('conv_size', 4)) for s, n in streams.items()}
+    if c.get('use_write_gate', True):
+        t |= {'b_proj.weight': (H, D), 'b_proj.bias': (H,)}
+    if c.get('use_output_gate', True):
+        t['g_proj.weight'] = (H * V, D)
+    if c.get('mode') == 'v3':
+        t['u_proj.weight'] = (H, K, K)
+    return t
+
+
 def tensors_of(c):
     """name -> shape, of the layout that flash-linear-attention writes today."""
     D, m = c['hidden_size'], c['model_type']
     if m == 'mamba2':
         return mamba2_tensors_of(c)
-    t = (channel_mixer_tensors if m in ('gla', 'hgrn2', 'kda') else mixer_tensors)(c)
+    mixers = {'gla': channel_mixer_tensors, 'hgrn2': channel_mixer_tensors, 'kda': channel_mixer_tensors,
+              'vla': vla_mixer_tensors}
+    t = mixers.get(m, mixer_tensors)(c)
     out = {'model.embeddings.weight': (VOCAB, D), 'model.norm.weight': (D,)}
     if m == 'hgrn2' and c.get('use_lower_bound', True):
         out['model.lower_bounds'] = (c['num_hidden_layers'], D)
@@ -335,6 +354,20 @@ def main(root):
         {'layers': [0], 'num_heads': 1, 'num_kv_heads': None, 'qkv_bias': False, 'window_size': 64}]})
     make(root, 'gla-hybrid-derf', a | {'norm_type': 'derf', 'attn': {
         'layers': [0], 'num_heads': 2, 'window_size': 1, 'rope_theta': 500000}}, edit=derf)
+
+    v = {'model_type': 'vla', 'mode': 'star', 'num_heads': 2, 'expand_k': 1.0, 'expand_v': 1.0}
+    make(root, 'vla-elu-no-conv', v | {'feature_map': 'elu', 'use_short_conv': False, 'lambda0': 2.0, 'mu': 0.95}, mixed)
+    make(root, 'vla-sym', v | {'mode': 'sym', 'gamma': 0.97, 'expand_k': 0.5, 'expand_v': 2.0, 'mu': 0.9})
+    make(root, 'vla-unit', v | {'mode': 'unit', 'use_output_gate': False, 'conv_size': 3, 'lambda0': 0.1}, 'F16')
+    make(root, 'vla-exact', v | {'mode': 'exact', 'use_write_gate': False, 'feature_map': 'elu', 'mu': 0.999,
+                                 'gamma': 0.9})
+    make(root, 'vla-rls', v | {'mode': 'rls', 'num_heads': 4, 'gamma': 0.99})
+    make(root, 'vla-rls-no-leak', v | {'mode': 'rls', 'mu': 1.0, 'use_short_conv': False, 'use_write_gate': False,
+                                       'num_heads': 1, 'expand_v': 0.5, 'norm_type': 'derf'}, 'F32', derf)
+    n = {'mode': 'v3', 'feature_map': 'elu', 'mu': 1.0, 'gamma': 1.0, 'use_write_gate': False, 'lambda0': 0.1}
+    make(root, 'vla-v3', v | n, mixed)
+    make(root, 'vla-v3-no-conv', v | n | {'use_short_conv': False, 'use_output_gate': False, 'lambda0': 10.0,
+                                          'num_heads': 4, 'expand_v': 2.0, 'norm_eps': 1e-5})
 
 
 if __name__ == '__main__':

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "tests/support/vla_reference.h"
+
 namespace evenflow {
 namespace {
 
@@ -199,6 +201,9 @@ void AppendBanks(const MemorySetup& setup, HeadStates states, std::vector<double
 
 MemoryReference RunReference(const MemorySetup& setup, const MemoryInputs& inputs,
                              int state_tokens) {
+  if (setup.mode.has_value()) {
+    return RunVlaReference(setup, inputs, state_tokens);
+  }
   const MemoryShape& shape = setup.shape;
   const auto levels = static_cast<size_t>(IsBanked(setup.memory) ? shape.banks : 1);
   const State zero{

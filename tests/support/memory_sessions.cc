@@ -46,8 +46,9 @@ struct TokenSizes {
     const MemoryShape& shape = setup.shape;
     const auto size = [](int a, int b) { return static_cast<size_t>(a) * static_cast<size_t>(b); };
     q = size(shape.query_heads, shape.key_dim);
-    k = size(shape.key_heads * EntryCount(setup.memory), shape.key_dim);
-    e = size(shape.heads * OwnKeyCount(setup.memory), shape.key_dim);
+    const bool made = setup.mode.has_value();  // by the preconditioner
+    k = size(shape.key_heads * (made ? 1 : EntryCount(setup.memory)), shape.key_dim);
+    e = made ? 0 : size(shape.heads * OwnKeyCount(setup.memory), shape.key_dim);
     v = size(shape.value_heads, shape.value_dim);
     const Decay decay = DecayOf(setup.memory);
     log_decay = 0;
@@ -117,6 +118,12 @@ MemorySetup Fitted(MemorySetup setup) {
   constexpr int kBanks = 8;  // levels that a test of a hundred tokens outgrows
   setup.window = FitWindow(setup.memory, setup.window);
   setup.shape.banks = IsBanked(setup.memory) ? kBanks : 0;
+  if (!setup.mode.has_value()) {
+    for (const PreconditionMode mode :
+         {PreconditionMode::kStar, PreconditionMode::kUnit, PreconditionMode::kRls}) {
+      setup.mode = MemoryOf(mode) == setup.memory ? std::optional(mode) : setup.mode;
+    }
+  }
   return setup;
 }
 
@@ -156,8 +163,10 @@ MemoryInputs RandomInputs(const MemorySetup& setup, int tokens, uint32_t seed) {
       inputs.log_decay.push_back(std::log1p(-std::ldexp(1.0f, -2 - h)));
     }
   }
-  VisitMemory(setup.memory,
-              [&]<class Memory>() { SeparateOwnKeys<Memory>(shape, random, &inputs); });
+  if (!setup.mode.has_value()) {
+    VisitMemory(setup.memory,
+                [&]<class Memory>() { SeparateOwnKeys<Memory>(shape, random, &inputs); });
+  }
   return inputs;
 }
 
@@ -170,11 +179,24 @@ MemoryInputs Splice(const MemorySetup& setup, const MemoryInputs& head, int pref
   return inputs;
 }
 
+Preconditioner MemorySetup::preconditioner() const {
+  Preconditioner of;
+  of.mode = *mode;
+  of.lambda0 = lambda0;
+  of.mu = mu;
+  of.heads = shape.heads;
+  of.key_dim = shape.key_dim;
+  return of;
+}
+
 MemorySessions::MemorySessions(const MemorySetup& setup, int slots, int threads)
     : setup_(setup),
       layout_(LayoutOf(setup.memory, setup.shape, setup.window, setup.state_dtype)),
+      slot_bytes_(layout_.bytes + (setup.mode.has_value()
+                                       ? LayoutOf(setup.preconditioner(), setup.window).bytes
+                                       : 0)),
       pool_(threads),
-      memory_(layout_.bytes * static_cast<size_t>(slots) + 64) {
+      memory_(slot_bytes_ * static_cast<size_t>(slots) + 64) {
   const auto address = reinterpret_cast<uintptr_t>(memory_.data());
   base_ = memory_.data() + (64 - address % 64) % 64;
   for (int slot = 0; slot < slots; ++slot) {
@@ -184,13 +206,31 @@ MemorySessions::MemorySessions(const MemorySetup& setup, int slots, int threads)
 
 void MemorySessions::Reset(int slot) {
   const MemoryShape& shape = setup_.shape;
-  std::memset(Slot(slot), 0xff, layout_.bytes);
+  std::memset(Slot(slot), 0xff, slot_bytes_);
   if (IsBanked(setup_.memory)) {
     return;  // no bank holds anything
   }
   std::memset(Slot(slot) + layout_.committed, 0,
               static_cast<size_t>(shape.heads) * static_cast<size_t>(shape.key_dim) *
                   static_cast<size_t>(shape.value_dim) * ByteSize(setup_.state_dtype));
+}
+
+void MemorySessions::Precondition(MemoryInputs* inputs) {
+  const std::vector<float> k = inputs->k;
+  const size_t keys = k.size() * static_cast<size_t>(EntryCount(setup_.memory));
+  inputs->k.resize(keys);
+  inputs->e.resize(keys);
+  PreconditionArgs args;
+  args.preconditioner = setup_.preconditioner();
+  args.window = setup_.window;
+  args.slots = {base_, slot_bytes_};
+  args.layer_offset = layout_.bytes;
+  args.k = k.data();
+  args.q = inputs->q.data();
+  args.beta = inputs->beta.data();
+  args.w = inputs->k.data();
+  args.e = inputs->e.data();
+  CpuPrecondition(args, step_, pool_);
 }
 
 std::vector<std::vector<float>> MemorySessions::Step(const std::vector<MemoryRow>& rows) {
@@ -206,12 +246,16 @@ std::vector<std::vector<float>> MemorySessions::Step(const std::vector<MemoryRow
   const auto token_outputs = static_cast<ptrdiff_t>(setup_.shape.output_heads()) *
                              static_cast<ptrdiff_t>(setup_.shape.value_dim);
   std::vector<float> o(static_cast<size_t>(token_outputs * inputs.tokens));
+  const auto start = std::chrono::steady_clock::now();
+  if (setup_.mode.has_value()) {
+    Precondition(&inputs);
+  }
   AdvanceArgs args;
   args.memory = setup_.memory;
   args.shape = setup_.shape;
   args.window = setup_.window;
   args.state_dtype = setup_.state_dtype;
-  args.slots = {base_, layout_.bytes};
+  args.slots = {base_, slot_bytes_};
   args.q = inputs.q.data();
   args.k = inputs.k.data();
   args.e = inputs.e.data();
@@ -220,7 +264,6 @@ std::vector<std::vector<float>> MemorySessions::Step(const std::vector<MemoryRow
   args.beta = inputs.beta.data();
   args.level_weights = inputs.level_weights.data();
   args.o = o.data();
-  const auto start = std::chrono::steady_clock::now();
   CpuAdvance(args, step_, pool_);
   step_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   std::vector<std::vector<float>> outputs;
@@ -242,7 +285,7 @@ std::vector<float> MemorySessions::Run(int slot, const MemoryInputs& inputs, int
 }
 
 void MemorySessions::CopySlot(int to, int from) {
-  std::memcpy(Slot(to), Slot(from), layout_.bytes);
+  std::memcpy(Slot(to), Slot(from), slot_bytes_);
 }
 
 std::vector<float> MemorySessions::StoredState(int slot) const {

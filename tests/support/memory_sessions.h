@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "kernels/cpu/step.h"
@@ -16,10 +17,15 @@ struct MemorySetup {
   MemoryShape shape;
   Window window;
   DType state_dtype = DType::kF32;
+  std::optional<PreconditionMode> mode = std::nullopt;  // VLA: what comes before the memory
+  double lambda0 = 0.5, mu = 0.99;                      // VLA's
+
+  // REQUIRES: mode.
+  Preconditioner preconditioner() const;
 };
 
-// What the memory makes of a setup: the window that it can use, and, where it is banked, some
-// banks.
+// What the memory makes of a setup: the window that it can use, where it is banked, some banks, and
+// for VLA's one of its modes.
 MemorySetup Fitted(MemorySetup setup);
 
 // Whether a bank holds anything after that many blocks; true for the state of others.
@@ -77,13 +83,17 @@ class MemorySessions {
 
   const std::vector<StateHealth>& health() const { return step_.output.health; }  // [row]
 
-  double step_seconds() const { return step_seconds_; }  // that CpuAdvance took in the last step
+  double step_seconds() const { return step_seconds_; }  // that the last step took in the kernels
 
  private:
-  std::byte* Slot(int slot) const { return base_ + layout_.bytes * static_cast<size_t>(slot); }
+  std::byte* Slot(int slot) const { return base_ + slot_bytes_ * static_cast<size_t>(slot); }
+
+  // VLA: turns what the tokens bring into what its memory takes.
+  void Precondition(MemoryInputs* inputs);
 
   const MemorySetup setup_;
   const MemoryLayout layout_;
+  const size_t slot_bytes_;  // the preconditioner's part after the memory's
   WorkerPool pool_;
   CpuStep step_;
   double step_seconds_ = 0;

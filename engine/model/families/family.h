@@ -60,6 +60,7 @@ MixerPlan PlanGlaMixer(MixerSource& source);
 MixerPlan PlanHgrn2Mixer(MixerSource& source);
 MixerPlan PlanKdaMixer(MixerSource& source);
 MixerPlan PlanMamba2Mixer(MixerSource& source);
+MixerPlan PlanVlaMixer(MixerSource& source);
 
 // Of hybrid models, the layers whose mixer is softmax attention over a window (config field
 // "attn").

@@ -25,6 +25,7 @@ constexpr Family kFamilies[] = {
     {"kda", 24, 4, PlanKdaMixer},
     {"mamba2", 48, 0, PlanMamba2Mixer, kMamba},
     {"kla", 21, 4, PlanKaczmarzMixer},
+    {"vla", 24, 4, PlanVlaMixer},
 };
 
 }  // namespace

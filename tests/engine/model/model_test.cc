@@ -97,8 +97,8 @@ TEST_F(ModelTest, LoadReportsProgressUpToOne) {
 }
 
 TEST_F(ModelTest, RandomCheckpointsOfAllFamiliesComputeFiniteLogits) {
-  for (const char* type :
-       {"retnet", "linear_attn", "delta_net", "gated_deltanet", "gla", "hgrn2", "kda", "mamba2"}) {
+  for (const char* type : {"retnet", "linear_attn", "delta_net", "gated_deltanet", "gla", "hgrn2",
+                           "kda", "mamba2", "vla"}) {
     Write(RandomConfig({type, 64, 2, 2, 100}));
     absl::StatusOr<std::unique_ptr<Model>> model = Load();
     ASSERT_TRUE(model.ok()) << type << ": " << model.status();
@@ -208,6 +208,37 @@ TEST_F(ModelTest, RefusesHybridLayersThatDoNotFit) {
   Write(config.dump());
   EXPECT_THAT(error(R"({"layers": [1], "num_heads": 2, "window_size": 8, "qkv_bias": true})"),
               HasSubstr("tensor model.layers.1.attn.q_proj.bias is missing"));
+}
+
+TEST_F(ModelTest, NamesTheModeOfVla) {
+  Write(R"({"model_type": "vla", "mode": "rls", "hidden_size": 32, "num_hidden_layers": 1,
+            "num_heads": 2, "vocab_size": 40, "intermediate_size": 48})");
+  const absl::StatusOr<std::unique_ptr<Model>> model = Load();
+  ASSERT_TRUE(model.ok()) << model.status();
+  const nlohmann::json layer = nlohmann::json::parse(InspectJson(**model))["layers"][0];
+  EXPECT_EQ(layer["memory"], "vla_least_squares");
+  EXPECT_EQ(layer["mode"], "rls");
+  // A, how far it is stored, and two rows a token for a ring of 18, in lines of 64 bytes.
+  EXPECT_EQ(layer["preconditioner_bytes"], 4 * 2 * 16 * 16 + 64 + 4 * 2 * 18 * 2 * 16);
+  EXPECT_GT(layer["state_bytes"], layer["preconditioner_bytes"]);
+  EXPECT_THAT(InspectText(**model), HasSubstr("layer 0: vla_least_squares (rls), 2 heads"));
+}
+
+TEST_F(ModelTest, RefusesVlaOptionsOutOfRange) {
+  const auto error = [&](const std::string& fields) {
+    directory_.Write("config.json", R"({"model_type": "vla", "hidden_size": 32, "num_heads": 2,
+                                        "vocab_size": 40, "num_hidden_layers": 1, )" +
+                                        fields + "}");
+    return Error();
+  };
+  EXPECT_THAT(error(R"("mode": "best")"), HasSubstr("mode is \"best\"; allowed: \"star\", "));
+  EXPECT_THAT(error(R"("lambda0": 0)"), HasSubstr("lambda0 is 0; allowed"));
+  EXPECT_THAT(error(R"("mu": 0)"), HasSubstr("mu is 0; allowed"));
+  EXPECT_THAT(error(R"("mu": 1.01)"), HasSubstr("mu is 1.01; allowed"));
+  EXPECT_THAT(error(R"("gamma": 0)"), HasSubstr("gamma is 0; allowed"));
+  EXPECT_THAT(error(R"("feature_map": "relu")"), HasSubstr("feature_map is \"relu\"; allowed"));
+  EXPECT_THAT(error(R"("mode": "v3")"),
+              HasSubstr("feature_map is absent; with mode \"v3\", allowed: \"elu\""));
 }
 
 TEST_F(ModelTest, RefusesOldDeltaNetBlocks) {
