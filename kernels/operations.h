@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/level_weights.h"
+#include "kernels/math/power_law.h"
 #include "kernels/memories/registry.h"
 #include "kernels/memory.h"
 #include "kernels/tensor.h"
@@ -119,7 +121,8 @@ struct DecayGateArgs {
   float low = 0, high = 0;
 };
 
-// From the projections of a token to what its memory reads: q, k, v, log decay, beta.
+// From the projections of a token to what its memory reads: q, k, v, log decay, beta, level
+// weights.
 struct MemoryInputsArgs {
   Matrix projected;  // [token, ...]
   // First column in `projected` of each part; -1: absent. Without k_column the gate gives k.
@@ -133,7 +136,9 @@ struct MemoryInputsArgs {
   bool ones_column = false;  // v gets a last column of 1 (the normaliser)
   DecayGateArgs decay;       // with a decay_column
   int decay_channels = 1;    // log decays of a head: 1, or key_dim
-  float beta_scale = 1;      // beta = scale * sigmoid(x), or just scale without a column
+  // beta = low + (scale - low) sigmoid(x), or just scale without a column
+  float beta_low = 0, beta_scale = 1;
+  LevelWeightsArgs level_weights;
   MemoryShape shape;
   // Outputs, fp32, contiguous.
   float* q = nullptr;          // [token, query_heads, key_dim]
@@ -182,6 +187,7 @@ struct AdvanceArgs {
   // block) or stays in it.
   const float* level_weights = nullptr;
   bool forgets_top = false;
+  PowerLaw power_law;  // VORT
   float* o = nullptr;  // [token, output_heads, value_dim]
 };
 
@@ -198,7 +204,8 @@ struct MemoryOutputArgs {
   const float* o = nullptr;  // [token, heads, value_dim (+ 1 with a normaliser)]
   int heads = 0;
   int value_dim = 0;                   // without the normaliser
-  bool normalizer = false;             // the last column divides: o / (o_last + 1e-10)
+  bool normalizer = false;             // the last column divides: o / (o_last + 1e-10) or, with
+  float normalizer_floor = 0;          // a floor, o / max(o_last, floor)
   Matrix skip;                         // [token, heads * value_dim]; data nullptr: none
   const float* skip_weight = nullptr;  // [heads * value_dim]
   OutputNorm norm = OutputNorm::kBeforeGate;

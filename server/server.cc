@@ -67,6 +67,17 @@ std::string HostOf(const std::string& address) {
   return address.substr(0, address.rfind(':'));
 }
 
+// What was chosen for the memories, once for adjacent layers.
+void LogMemories(const Model& model) {
+  std::string last;
+  for (const LayerInfo& layer : model.layers()) {
+    if (!layer.detail.empty() && layer.detail != last) {
+      Log(LogLevel::kInfo, layer.memory, ": ", layer.detail, ", ", layer.banks, " states a head");
+    }
+    last = layer.detail;
+  }
+}
+
 }  // namespace
 
 // Declared in the order of dependence: what comes later goes first.
@@ -111,6 +122,7 @@ absl::Status Server::Parts::Load(std::function<void(double)> progress) {
     return model.status();
   }
   const ModelInfo info = (*model)->info();
+  LogMemories(**model);
   absl::StatusOr<std::unique_ptr<Tokenizer>> read = LoadTokenizer(options.model_directory, info);
   if (!read.ok()) {
     return read.status();

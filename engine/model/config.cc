@@ -57,6 +57,11 @@ bool Config::Has(absl::string_view field) const {
   return Find(field) != nullptr;
 }
 
+bool Config::IsNull(absl::string_view field) const {
+  const auto found = root_.find(std::string(field));
+  return found != root_.end() && found->is_null();
+}
+
 bool Config::IsText(absl::string_view field, absl::string_view text) const {
   const nlohmann::json* value = Find(field);
   return value != nullptr && *value == std::string(text);

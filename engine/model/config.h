@@ -25,6 +25,8 @@ class Config {
 
   // Whether the field is there with a value other than null.
   bool Has(absl::string_view field) const;
+  // Whether the field is there and null.
+  bool IsNull(absl::string_view field) const;
   bool IsText(absl::string_view field, absl::string_view text) const;
 
   // The field's value, or `fallback` where it is absent or null. Values of the wrong type or

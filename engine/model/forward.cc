@@ -20,7 +20,7 @@ int64_t Padded(int64_t count) {
 // The largest width of each kind of activation over all layers, in elements a token.
 struct Widths {
   int64_t projected = 0, key = 0, own_key = 0, raw_key = 0, query = 0, value = 0, decay = 0,
-          heads = 0, read = 0, mixed = 0, mlp = 0;
+          heads = 0, levels = 0, read = 0, mixed = 0, mlp = 0;
 };
 
 int DecayChannels(const MixerPlan& mixer) {
@@ -45,6 +45,7 @@ Widths WidthsOf(const ModelPlan& plan) {
     grow(widths.value, int64_t{shape.value_heads} * shape.value_dim);
     grow(widths.decay, int64_t{shape.heads} * DecayChannels(layer.mixer));
     grow(widths.heads, shape.heads);
+    grow(widths.levels, int64_t{shape.heads} * shape.banks);
     grow(widths.read, int64_t{shape.output_heads()} * shape.value_dim);
     grow(widths.mixed, layer.mixer.out_proj.w.cols);
     grow(widths.mlp, layer.mlp.has_value() ? layer.mlp->activation.size : 0);
@@ -56,7 +57,7 @@ Widths WidthsOf(const ModelPlan& plan) {
 struct Buffers {
   Matrix residual, normed, projected, mixed, gate_up, mlp, last, logits;
   float *q = nullptr, *k = nullptr, *e = nullptr, *v = nullptr, *log_decay = nullptr,
-        *beta = nullptr, *o = nullptr;
+        *beta = nullptr, *level_weights = nullptr, *o = nullptr;
   float* raw_k = nullptr;  // before a preconditioner makes k of it
 };
 
@@ -113,6 +114,7 @@ void BindMixer(const Buffers& buffers, MixerPlan& mixer) {
   inputs.log_decay = has_gate ? buffers.log_decay : nullptr;
   inputs.decay_channels = DecayChannels(mixer);
   inputs.beta = has_beta ? buffers.beta : nullptr;
+  inputs.level_weights.out = buffers.level_weights;
 
   if (mixer.precondition.has_value()) {
     PreconditionArgs& precondition = *mixer.precondition;
@@ -131,6 +133,7 @@ void BindMixer(const Buffers& buffers, MixerPlan& mixer) {
   advance.v = buffers.v;
   advance.log_decay = decay == Decay::kConstant ? advance.log_decay : inputs.log_decay;
   advance.beta = inputs.beta;
+  advance.level_weights = buffers.level_weights;
   advance.o = buffers.o;
 
   mixer.output.o = buffers.o;
@@ -214,6 +217,8 @@ LayerInfo Describe(const MixerPlan& mixer) {
   } else {
     info.memory = Name(mixer.advance.memory);
     info.shape = mixer.inputs.shape;
+    info.banks = BankCount(mixer.advance.memory, info.shape, mixer.advance.window);
+    info.detail = mixer.detail;
   }
   if (mixer.precondition.has_value()) {
     const PreconditionArgs& precondition = *mixer.precondition;
@@ -264,6 +269,7 @@ absl::Status BindBuffers(const ModelOptions& options, BackendMemory& memory, Mod
   buffers.v = allocator.Floats(tokens * widths.value);
   buffers.log_decay = allocator.Floats(tokens * widths.decay);
   buffers.beta = allocator.Floats(tokens * widths.heads);
+  buffers.level_weights = allocator.Floats(tokens * widths.levels);
   buffers.o = allocator.Floats(tokens * widths.read);
   if (!allocator.status().ok()) {
     return allocator.status();

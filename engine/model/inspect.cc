@@ -15,6 +15,8 @@ std::string InspectJson(const Model& model) {
                       {"query_heads", layer.shape.query_heads},
                       {"key_dim", layer.shape.key_dim},
                       {"value_dim", layer.shape.value_dim},
+                      {"banks", layer.banks},
+                      {"detail", layer.detail},
                       {"state_bytes", layer.state_bytes}});
     if (layer.attention_window > 0) {
       layers.back()["attention_window"] = layer.attention_window;
@@ -61,9 +63,14 @@ std::string InspectText(const Model& model) {
       continue;
     }
     absl::StrAppendFormat(
-        &text, "layer %d: %s, %d heads of %d x %d, %d bytes\n", number++,
+        &text, "layer %d: %s, %d heads of %d x %d", number++,
         layer.mode.empty() ? layer.memory : absl::StrCat(layer.memory, " (", layer.mode, ")"),
-        layer.shape.heads, layer.shape.key_dim, layer.shape.value_dim, layer.state_bytes);
+        layer.shape.heads, layer.shape.key_dim, layer.shape.value_dim);
+    if (layer.banks > 1) {
+      absl::StrAppendFormat(&text, ", %d states each", layer.banks);
+    }
+    absl::StrAppendFormat(&text, ", %d bytes%s%s\n", layer.state_bytes,
+                          layer.detail.empty() ? "" : "; ", layer.detail);
   }
   return text;
 }

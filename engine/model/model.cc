@@ -6,6 +6,7 @@
 #include "engine/model/config.h"
 #include "engine/model/families/family.h"
 #include "engine/model/files.h"
+#include "engine/model/fit_memories.h"
 #include "engine/model/forward.h"
 #include "engine/model/safetensors.h"
 #include "engine/model/weights.h"
@@ -111,8 +112,10 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& directory,
   }
   impl->options = options;
   impl->plan = *std::move(plan);
-  impl->slot_bytes = PlaceStates(options, impl->plan, &impl->layers);
-  absl::Status status = BindBuffers(options, impl->memory, impl->plan);
+  impl->options.window = FitWindow(impl->plan, options.window);
+  absl::Status status = FitPowerLaws(impl->options.window, impl->memory, impl->plan);
+  impl->slot_bytes = PlaceStates(impl->options, impl->plan, &impl->layers);
+  status.Update(BindBuffers(options, impl->memory, impl->plan));
   status.Update(CheckDevice(impl->plan, backend));
   if (!status.ok()) {
     return status;

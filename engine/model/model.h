@@ -42,6 +42,8 @@ struct ModelInfo {
 struct LayerInfo {
   std::string memory;  // "retention" for one, or "window_attention"
   MemoryShape shape;
+  int banks = 1;             // states of a head
+  std::string detail;        // the memory's options, for people; may be empty
   int attention_window = 0;  // tokens that attention sees; 0: a memory
   // Committed state, pending window and convolution inputs; or the ring of keys and values.
   int64_t state_bytes = 0;

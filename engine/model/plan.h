@@ -4,8 +4,10 @@
 #define EVENFLOW_ENGINE_MODEL_PLAN_H_
 
 #include <optional>
+#include <string>
 #include <vector>
 
+#include "engine/model/power_law_fit.h"
 #include "kernels/backend.h"
 
 namespace evenflow {
@@ -33,7 +35,9 @@ struct MixerPlan {
   int gate_column = -1;  // first column of the output gate among the projections; -1: none
   int skip_column = -1;  // likewise of what the output adds, as the convolution left it
   std::optional<WindowAttentionArgs> attention;
-  MatMulArgs out_proj;  // -> D, added to the residual stream
+  MatMulArgs out_proj;                      // -> D, added to the residual stream
+  std::optional<PowerLawTarget> power_law;  // what advance.power_law is to be, without first_lag
+  std::string detail;                       // options of the memory, for people; may be empty
 };
 
 struct MlpPlan {

@@ -6,13 +6,15 @@
 
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "kernels/cpu/banked_entries.h"
 #include "kernels/math/fenwick.h"
+#include "kernels/math/power_law.h"
 
 namespace evenflow {
 
-// With A_i the factor that a bank's state takes by token i, and a pair weight W_ij:
+// The weights r, W, d and c of
 //     o_i = sum_banks r_i S_0^T q_i + sum_{base <= j <= i} W_ij (k_j . q_i) v_j
 //     fold: S_0 <- d S_0 + sum_j (c_j k_j) v_j^T
 template <class Memory, class Banks = typename Memory::Banks>
@@ -67,6 +69,76 @@ class BankWeights<Memory, FenwickBanks> {
   const BankedEntries<Memory>& head_;
   const int index_;
   const FenwickBanks banks_;
+};
+
+// Power laws: r_i = e^{-s (i - p)}, W_ij = w_{i-j}(alpha_j); every bank takes in every block, with
+// c_j(alpha) e^{-s (p - j)}, p as PowerLawBanks has it.
+template <class Memory>
+class BankWeights<Memory, PowerLawBanks> {
+ public:
+  BankWeights(const AdvanceArgs& args, const BankedEntries<Memory>& head, int /*index*/)
+      : law_(args.power_law), window_(args.window), head_(head) {}
+
+  int count() const { return law_.nodes; }
+
+  bool Live(int bank, int64_t blocks) const { return PowerLawBanks().Live(bank, blocks); }
+
+  bool Takes(int /*bank*/, int64_t /*blocks*/) const { return true; }
+
+  int Carried(int /*bank*/) const { return 0; }
+
+  // Token by token, w_k follows from w_{k-1}: by the same products, whoever the first token was.
+  void WeighPairs(int64_t i, int64_t base, int entries, float* weights) {
+    if (base == base_ && i == newest_ + 1) {
+      for (size_t e = 0; e < alphas_.size(); ++e) {
+        lag_weights_[e] *= PowerLawRatio(alphas_[e], entries - 1 - static_cast<int>(e));
+      }
+      alphas_.push_back(head_.Beta(i));
+      lag_weights_.push_back(1);
+    } else if (base != base_ || i != newest_) {
+      alphas_.resize(static_cast<size_t>(entries));
+      for (int e = 0; e < entries; ++e) {
+        alphas_[static_cast<size_t>(e)] = head_.Beta(base + e);
+      }
+      lag_weights_.assign(alphas_.size(), 1.0f);
+      for (int k = 1; k < entries; ++k) {
+        for (size_t e = 0; e < static_cast<size_t>(entries - k); ++e) {
+          lag_weights_[e] *= PowerLawRatio(alphas_[e], k);
+        }
+      }
+    }
+    base_ = base;
+    newest_ = i;
+    for (int e = 0; e < entries; ++e) {
+      weights[e] *= lag_weights_[static_cast<size_t>(e)];
+    }
+  }
+
+  float Read(int64_t i, int bank) const {
+    return PowerLawBanks::Decay(law_.rates[bank], i - Reference(bank, window_.Base(i)));
+  }
+
+  float Decay(int bank, int64_t last) const {
+    const int64_t end = last + 1;
+    return PowerLawBanks::Decay(law_.rates[bank],
+                                Reference(bank, end) - Reference(bank, end - window_.commit));
+  }
+
+  float Entry(int bank, int64_t last, int64_t j) const {
+    return law_.Coefficient(bank, head_.Beta(j)) *
+           PowerLawBanks::Decay(law_.rates[bank], Reference(bank, last + 1) - j);
+  }
+
+ private:
+  int64_t Reference(int bank, int64_t position) const {
+    return PowerLawBanks::Reference(law_.rates[bank], position, window_.commit);
+  }
+
+  const PowerLaw& law_;
+  const Window& window_;
+  const BankedEntries<Memory>& head_;
+  int64_t base_ = -1, newest_ = -1;
+  std::vector<float> alphas_, lag_weights_;  // of the entries of the newest token
 };
 
 }  // namespace evenflow

@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/feature_map.h"
+#include "kernels/cpu/level_weights.h"
 #include "kernels/cpu/rotary.h"
 #include "kernels/cpu/step.h"
 #include "kernels/math/activations.h"
@@ -94,7 +95,7 @@ void PrepareWriteStrengths(const MemoryInputsArgs& args, const float* projected,
   const int heads = args.shape.heads;
   for (int head = 0; head < heads; ++head) {
     const float write = args.beta_column < 0 ? 1.0f : Sigmoid(projected[args.beta_column + head]);
-    args.beta[token * heads + head] = args.beta_scale * write;
+    args.beta[token * heads + head] = args.beta_low + (args.beta_scale - args.beta_low) * write;
   }
 }
 
@@ -135,6 +136,9 @@ void CpuMemoryInputs(const MemoryInputsArgs& args, const CpuStep& step, WorkerPo
       PrepareWriteStrengths(args, projected, token);
     }
   });
+  if (args.level_weights.column >= 0) {
+    LevelWeights(args, step, pool);
+  }
 }
 
 }  // namespace evenflow

@@ -20,7 +20,7 @@ struct HeadOutput {
 void OutputHead(const MemoryOutputArgs& args, const HeadOutput& head) {
   const int dim = args.value_dim;
   float* const y = head.y;
-  const float scale = args.normalizer ? NormalizerFactor(head.o[dim]) : 1.0f;
+  const float scale = args.normalizer ? NormalizerFactor(head.o[dim], args.normalizer_floor) : 1.0f;
   const auto read = [&](int64_t i) {
     const float o = head.o[i] * scale;
     return head.skip == nullptr ? o : o + head.skip_weight[i] * head.skip[i];

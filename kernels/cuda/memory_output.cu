@@ -18,7 +18,7 @@ __global__ void MemoryOutputKernel(MemoryOutputArgs args) {
   const auto thread = static_cast<int>(threadIdx.x);
   const int64_t column = int64_t{head} * dim;
   const float* const o = args.o + (token * args.heads + head) * (dim + (args.normalizer ? 1 : 0));
-  const float scale = args.normalizer ? NormalizerFactor(o[dim]) : 1.0f;
+  const float scale = args.normalizer ? NormalizerFactor(o[dim], args.normalizer_floor) : 1.0f;
   const auto read = [&](int i) {
     const float value = o[i] * scale;
     return args.skip.data == nullptr

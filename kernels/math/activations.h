@@ -31,6 +31,11 @@ EVENFLOW_HOST_DEVICE inline float Elu1(float x) {
   return x > 0 ? x + 1.0f : std::exp(x);
 }
 
+// x times the normal distribution's integral up to x
+EVENFLOW_HOST_DEVICE inline float Gelu(float x) {
+  return 0.5f * x * (1.0f + std::erf(x * 0.70710678f));
+}
+
 // ln(1 + e^x)
 EVENFLOW_HOST_DEVICE inline float Softplus(float x) {
   return (x < 0 ? 0.0f : x) + std::log1p(std::exp(-std::fabs(x)));

@@ -36,9 +36,10 @@ EVENFLOW_HOST_DEVICE inline float MapChannel(const NormArgs& args, float x) {
                                      : std::erf(args.alpha * x + args.shift);
 }
 
-// 1 / the normaliser of linear attention.
-EVENFLOW_HOST_DEVICE inline float NormalizerFactor(float normalizer) {
-  return 1.0f / (normalizer + 1e-10f);
+// 1 / the normaliser of linear attention, see MemoryOutputArgs.
+EVENFLOW_HOST_DEVICE inline float NormalizerFactor(float normalizer, float floor) {
+  const float floored = normalizer < floor ? floor : normalizer;
+  return 1.0f / (floor > 0 ? floored : normalizer + 1e-10f);
 }
 
 }  // namespace evenflow

@@ -18,6 +18,7 @@
 #include "kernels/memories/vla_least_squares.h"
 #include "kernels/memories/vla_oblique.h"
 #include "kernels/memories/vla_symmetric.h"
+#include "kernels/memories/vort.h"
 
 #define EVENFLOW_MEMORIES(M) \
   M(Retention)               \
@@ -33,7 +34,8 @@
   M(LogLinearDeltaRule)      \
   M(VlaSymmetric)            \
   M(VlaOblique)              \
-  M(VlaLeastSquares)
+  M(VlaLeastSquares)         \
+  M(Vort)
 
 namespace evenflow {
 

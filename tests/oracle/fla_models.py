@@ -424,15 +424,15 @@ class Mamba2(Model):
         inner, P = int(c.get('expand', 2) * self.D), c.get('head_dim', 64)
         H, G, N = inner // P, c.get('n_groups', 1), c.get('state_size', 128)
         z, xbc, dt = np.split(self.lin(i, 'mixer.in_proj', x), [inner, 2 * (inner + G * N)])
+        dt = dt[:H]
         v, k, q = np.split(self.conv(i, 'mixer.conv1d', xbc, st, silu), [inner, inner + G * N])
         v, k, q = v.reshape(H, P), np.repeat(k.reshape(G, N), H // G, 0), np.repeat(q.reshape(G, N), H // G, 0)
         limit = c.get('dt_limit', c.get('time_step_limit', (0, {'__float__': 'Infinity'})))
         low, high = (float(a['__float__'] if isinstance(a, dict) else a) for a in limit)
         dt = np.clip(softplus(dt + self.t(i, 'mixer.dt_bias')), low, high)[:, None]
-        S = self.S(st, H, N, P)
-        write_state(S, k, dt * v, np.exp(-np.exp(self.t(i, 'mixer.A_log'))[:, None] * dt))
+        g = -np.exp(self.t(i, 'mixer.A_log')) * dt[:, 0]
         d = self.t(i, 'mixer.D')
-        y = (read_state(q, S) + d.reshape(H, -1) * v).reshape(G, -1)
+        y = (self.memory(i, x, st, q, k, dt * v, g) + d.reshape(H, -1) * v).reshape(G, -1)
         z = silu(z).reshape(G, -1)
         if not c.get('rmsnorm', c.get('rms_norm', True)):
             y = y * z
@@ -440,6 +440,11 @@ class Mamba2(Model):
             w = self.t(i, 'mixer.norm.weight').reshape(G, -1)
             y = rmsnorm(y, w, self.eps) * z if c.get('norm_before_gate') else rmsnorm(y * z, w, self.eps)
         return self.lin(i, 'mixer.out_proj', y.ravel())
+
+    def memory(self, i, x, st, q, k, v, g):
+        S = self.S(st, k.shape[0], k.shape[1], v.shape[1])
+        write_state(S, k, v, np.exp(g)[:, None])
+        return read_state(q, S)
 
     def step(self, token, state):
         h = self.emb[token]

@@ -198,12 +198,12 @@ def write_safetensors(path, tensors):
         fh.write(struct.pack('<Q', len(text)) + text + b''.join(d for _, _, d in tensors.values()))
 
 
-def make(root, name, config, dtype='BF16', edit=None, shards=1):
-    """`dtype`: of all tensors, or a function of the name. `edit` changes the name -> values."""
+def make(root, name, config, dtype='BF16', edit=None, shards=1, tensors=tensors_of, length=TOKENS):
+    """`dtype`: of all tensors, or a function of the name. `edit` changes the name -> values. `length`: tokens."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     c = {'hidden_size': 32, 'num_hidden_layers': 2, 'vocab_size': VOCAB, 'intermediate_size': 48,
          'eos_token_id': 2, 'bos_token_id': 1} | config
-    values = {n: random_values(rng, n, s) for n, s in tensors_of(c).items()}
+    values = {n: random_values(rng, n, s) for n, s in tensors(c).items()}
     if edit:
         values = edit(values, rng)
     kinds = {n: dtype(n) if callable(dtype) else dtype for n in values}
@@ -222,7 +222,7 @@ def make(root, name, config, dtype='BF16', edit=None, shards=1):
             write_safetensors(f'{d}/{f}', {n: t for n, t in files.items() if weight_map[n] == f})
         with open(d + '/model.safetensors.index.json', 'w') as fh:
             json.dump({'metadata': {}, 'weight_map': weight_map}, fh)
-    tokens = rng.integers(0, VOCAB, TOKENS)
+    tokens = rng.integers(0, c['vocab_size'], length)
     model = fla_models.load(d)
     logits = model.run(tokens)
     assert np.isfinite(logits).all()

@@ -3,82 +3,15 @@
 #include <algorithm>
 #include <cmath>
 
+#include "tests/support/reference_state.h"
 #include "tests/support/vla_reference.h"
 
 namespace evenflow {
 namespace {
 
-using Vector = std::vector<double>;
-
-Vector Slice(const std::vector<float>& from, int64_t index, int dim) {
-  const auto begin = from.begin() + index * dim;
-  return {begin, begin + dim};
-}
-
-Vector Scaled(Vector x, double factor) {
-  for (double& value : x) {
-    value *= factor;
-  }
-  return x;
-}
-
-struct State {
-  int key_dim, value_dim;
-  Vector s;  // [key_dim, value_dim]
-
-  double& At(int k, int c) { return s[static_cast<size_t>(k * value_dim + c)]; }
-
-  Vector Read(const Vector& x) {
-    Vector o(static_cast<size_t>(value_dim));
-    for (int k = 0; k < key_dim; ++k) {
-      for (int c = 0; c < value_dim; ++c) {
-        o[static_cast<size_t>(c)] += x[static_cast<size_t>(k)] * At(k, c);
-      }
-    }
-    return o;
-  }
-
-  void Decay(const Vector& gamma) {
-    for (int k = 0; k < key_dim; ++k) {
-      for (int c = 0; c < value_dim; ++c) {
-        At(k, c) *= gamma[static_cast<size_t>(k)];
-      }
-    }
-  }
-
-  void Write(const Vector& key, const Vector& value) {
-    for (int k = 0; k < key_dim; ++k) {
-      for (int c = 0; c < value_dim; ++c) {
-        At(k, c) += key[static_cast<size_t>(k)] * value[static_cast<size_t>(c)];
-      }
-    }
-  }
-
-  void Add(const State& other) {
-    for (size_t i = 0; i < s.size(); ++i) {
-      s[i] += other.s[i];
-    }
-  }
-
-  // RWKV-7: S <- diag(gamma) S - p (S^T kappa)^T with kappa = gamma e.
-  void GeneralizedDelta(const Vector& gamma, const Vector& e, const Vector& p) {
-    Vector kappa = gamma;
-    for (size_t k = 0; k < kappa.size(); ++k) {
-      kappa[k] *= e[k];
-    }
-    const Vector recalled = Read(kappa);
-    Decay(gamma);
-    Write(p, Scaled(recalled, -1));
-  }
-
-  double Norm() const {
-    double square = 0;
-    for (const double x : s) {
-      square += x * x;
-    }
-    return std::sqrt(square);
-  }
-};
+using reference::Slice;
+using reference::State;
+using reference::Vector;
 
 // The factor of each key channel for that token and head.
 Vector Gamma(const MemorySetup& setup, const MemoryInputs& inputs, int token, int head) {
@@ -203,6 +136,9 @@ MemoryReference RunReference(const MemorySetup& setup, const MemoryInputs& input
                              int state_tokens) {
   if (setup.mode.has_value()) {
     return RunVlaReference(setup, inputs, state_tokens);
+  }
+  if (setup.memory == MemoryKind::kVort) {
+    return RunPowerLawReference(setup, inputs, state_tokens);
   }
   const MemoryShape& shape = setup.shape;
   const auto levels = static_cast<size_t>(IsBanked(setup.memory) ? shape.banks : 1);

@@ -23,6 +23,12 @@ struct MemoryReference {
 MemoryReference RunReference(const MemorySetup& setup, const MemoryInputs& inputs,
                              int state_tokens);
 
+// The same for VORT: exact weights for the entries that a token reads one by one, the sum of
+// TestPowerLaw's exponentials for all others. States refer to the positions that
+// PowerLawBanks::Reference gives; norms add what the near entries weigh.
+MemoryReference RunPowerLawReference(const MemorySetup& setup, const MemoryInputs& inputs,
+                                     int state_tokens);
+
 }  // namespace evenflow
 
 #endif  // EVENFLOW_TESTS_SUPPORT_MEMORY_REFERENCE_H_

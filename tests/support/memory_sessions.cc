@@ -114,10 +114,28 @@ void SeparateOwnKeys(const MemoryShape& shape, Random& random, MemoryInputs* inp
 
 }  // namespace
 
+PowerLaw TestPowerLaw() {
+  constexpr int kNodes = 4;
+  static const std::vector<float> rates = {1e-7f, 0.004f, 0.03f, 0.2f};
+  static const std::vector<float> coefficients = [] {
+    std::vector<float> table;
+    for (int point = 0; point < PowerLaw::kPoints; ++point) {
+      const double alpha = kTestAlphaMin + (1 - kTestAlphaMin) * point / (PowerLaw::kPoints - 1);
+      for (int node = 0; node < kNodes; ++node) {
+        table.push_back(static_cast<float>(std::pow(alpha, node + 1) / kNodes));
+      }
+    }
+    return table;
+  }();
+  return {kNodes, static_cast<float>(kTestAlphaMin), rates.data(), coefficients.data()};
+}
+
 MemorySetup Fitted(MemorySetup setup) {
-  constexpr int kBanks = 8;  // levels that a test of a hundred tokens outgrows
+  constexpr int kLevels = 8;  // a test of some hundred tokens outgrows them
   setup.window = FitWindow(setup.memory, setup.window);
-  setup.shape.banks = IsBanked(setup.memory) ? kBanks : 0;
+  setup.shape.banks = setup.memory == MemoryKind::kVort ? TestPowerLaw().nodes
+                      : IsBanked(setup.memory)          ? kLevels
+                                                        : 0;
   if (!setup.mode.has_value()) {
     for (const PreconditionMode mode :
          {PreconditionMode::kStar, PreconditionMode::kUnit, PreconditionMode::kRls}) {
@@ -130,7 +148,7 @@ MemorySetup Fitted(MemorySetup setup) {
 bool IsLive(const MemorySetup& setup, int bank, int64_t blocks) {
   return VisitMemory(setup.memory, [&]<class Memory>() {
     if constexpr (Banked<Memory>) {
-      return Memory::Banks::Of(setup.shape, setup.window, false).Live(bank, blocks);
+      return Memory::Banks::Of(setup.shape, setup.window, setup.forgets_top).Live(bank, blocks);
     } else {
       return true;
     }
@@ -154,7 +172,8 @@ MemoryInputs RandomInputs(const MemorySetup& setup, int tokens, uint32_t seed) {
       UnitVectors(count * sizes.k / static_cast<size_t>(shape.key_dim), shape.key_dim, random);
   inputs.v.resize(count * sizes.v);
   std::generate(inputs.v.begin(), inputs.v.end(), [&] { return normal(random); });
-  inputs.beta = Uniform(count * sizes.beta, 0, 1, random);
+  const float least = setup.memory == MemoryKind::kVort ? static_cast<float>(kTestAlphaMin) : 0.0f;
+  inputs.beta = Uniform(count * sizes.beta, least, 1, random);
   inputs.level_weights = Uniform(count * sizes.level_weights, 0, 2, random);
   if (sizes.log_decay > 0) {
     inputs.log_decay = Uniform(count * sizes.log_decay, -0.2f, 0, random);
@@ -263,6 +282,8 @@ std::vector<std::vector<float>> MemorySessions::Step(const std::vector<MemoryRow
   args.log_decay = inputs.log_decay.data();
   args.beta = inputs.beta.data();
   args.level_weights = inputs.level_weights.data();
+  args.forgets_top = setup_.forgets_top;
+  args.power_law = TestPowerLaw();
   args.o = o.data();
   CpuAdvance(args, step_, pool_);
   step_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -19,10 +19,16 @@ struct MemorySetup {
   DType state_dtype = DType::kF32;
   std::optional<PreconditionMode> mode = std::nullopt;  // VLA: what comes before the memory
   double lambda0 = 0.5, mu = 0.99;                      // VLA's
+  bool forgets_top = false;                             // as AdvanceArgs has it
 
   // REQUIRES: mode.
   Preconditioner preconditioner() const;
 };
+
+// Some nodes with coefficients that sum to at most 1: alpha^(j + 1) / nodes, and one that hardly
+// decays.
+inline constexpr double kTestAlphaMin = 0.05;
+PowerLaw TestPowerLaw();
 
 // What the memory makes of a setup: the window that it can use, where it is banked, some banks, and
 // for VLA's one of its modes.
@@ -35,9 +41,9 @@ bool IsLive(const MemorySetup& setup, int bank, int64_t blocks);
 MemoryShape PlainShape(int heads, int key_dim, int value_dim);
 
 // What a session's tokens bring, token 0 first. Unit keys and queries, values of variance 1, log
-// decays in [-0.2, 0], beta in [0, 1], level weights in [0, 2]. An entry that erases by a key e of
-// its own writes with a e, a in [0, 1] for each channel, and heads that share a written key share
-// e.
+// decays in [-0.2, 0], beta in [0, 1], level weights in [0, 2]; VORT's alpha, as beta, in
+// [kTestAlphaMin, 1]. An entry that erases by a key e of its own writes with a e, a in [0, 1] for
+// each channel, and heads that share a written key share e.
 struct MemoryInputs {
   int tokens = 0;
   std::vector<float> q;          // [token, query_heads, key_dim]

@@ -61,6 +61,9 @@ MixerPlan PlanHgrn2Mixer(MixerSource& source);
 MixerPlan PlanKdaMixer(MixerSource& source);
 MixerPlan PlanMamba2Mixer(MixerSource& source);
 MixerPlan PlanVlaMixer(MixerSource& source);
+MixerPlan PlanLogLinearMixer(MixerSource& source);
+MixerPlan PlanLogLinearMamba2Mixer(MixerSource& source);
+MixerPlan PlanVortMixer(MixerSource& source);
 
 // Of hybrid models, the layers whose mixer is softmax attention over a window (config field
 // "attn").
@@ -153,6 +156,20 @@ void AddGroupedDelta(const GroupedDelta& sizes, Projections* projections, Memory
 // `decay_channels` channels of a head, write strength, output.
 void PlanGroupedDelta(MixerSource& source, const GroupedDelta& sizes, int decay_channels,
                       MixerPlan* mixer);
+
+// Heads with their own queries, keys and values, all of which a short convolution with SiLU follows
+// where use_short_conv says so; an optional output gate.
+struct ConvolvedHeads {
+  int heads = 0, key_dim = 0, value_dim = 0;
+};
+
+// Reads the sizes and adds the projections.
+ConvolvedHeads AddConvolvedHeads(MixerSource& source, Projections* projections, MixerPlan* mixer);
+// What follows the projections: convolutions, shape, output.
+void PlanConvolvedHeads(MixerSource& source, const ConvolvedHeads& sizes, MixerPlan* mixer);
+
+// Mamba-2's mixer. So many extra columns for each head follow the time steps' in its projection.
+MixerPlan PlanStateSpaceMixer(MixerSource& source, int extra_columns);
 
 // Where feature_map may be absent or name an activation.
 FeatureMap ReadActivationMap(Config& config);

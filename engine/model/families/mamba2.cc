@@ -100,11 +100,16 @@ MemoryOutputArgs PlanOutput(MixerSource& source, const Sizes& sizes) {
 }  // namespace
 
 MixerPlan PlanMamba2Mixer(MixerSource& source) {
+  return PlanStateSpaceMixer(source, 0);
+}
+
+MixerPlan PlanStateSpaceMixer(MixerSource& source, int extra_columns) {
   Config& config = source.config;
   Weights& weights = source.weights;
   const Sizes sizes = ReadSizes(source);
   const int inner = sizes.inner();
-  const int columns = inner + sizes.mixed() + sizes.heads;  // [z | x B C | dt]
+  // [z | x B C | dt | extra]
+  const int columns = inner + sizes.mixed() + sizes.heads * (1 + extra_columns);
 
   MixerPlan mixer;
   mixer.in_proj.w =

@@ -15,6 +15,9 @@ constexpr Skeleton kMamba{"backbone.",
                           /*has_mlp=*/false,
                           /*may_be_hybrid=*/false};
 
+constexpr Skeleton kLogLinearMamba{"backbone.",          "mixer.", "mixer_norm", "norm_f",
+                                   "layer_norm_epsilon", 1e-5};
+
 constexpr Family kFamilies[] = {
     {"retnet", 24, 2, PlanRetNetMixer},
     {"linear_attn", 24, 4, PlanLinearAttentionMixer},
@@ -26,6 +29,9 @@ constexpr Family kFamilies[] = {
     {"mamba2", 48, 0, PlanMamba2Mixer, kMamba},
     {"kla", 21, 4, PlanKaczmarzMixer},
     {"vla", 24, 4, PlanVlaMixer},
+    {"log_linear", 24, 4, PlanLogLinearMixer},
+    {"log_linear_mamba2", 48, 4, PlanLogLinearMamba2Mixer, kLogLinearMamba},
+    {"vort", 24, 4, PlanVortMixer},
 };
 
 }  // namespace
