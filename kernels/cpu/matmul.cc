@@ -55,12 +55,13 @@ int64_t CeilDivide(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// from [count] goes to lane `which` of `of` of a tile.
+// from [count], a part of one stream of memory, goes to lane `which` of `of` of a tile.
 template <class T>
 HWY_INLINE void PackStrip(const T* from, int64_t count, int which, int of, float* to) {
   to += which * kLanes;
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
+    hwy::Prefetch(reinterpret_cast<const char*>(from + i) + kAheadBytes);
     hn::Store(LoadWeights(from + i), D(), to);
     to += of * kLanes;
   }
