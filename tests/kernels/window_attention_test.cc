@@ -1,10 +1,15 @@
-// Window attention against the softmax over the whole sequence, in double.
+// Window attention against the softmax over the whole sequence, in double. On the CPU or, with
+// EVENFLOW_TEST_CUDA, on the CUDA device.
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
+
+#include "kernels/backend.h"
 
 #include "tests/kernels/cpu_test_support.h"
 
@@ -23,10 +28,21 @@ struct Shape {
   int outputs() const { return heads * head_dim; }
 };
 
+std::unique_ptr<Backend> MakeBackend(int threads) {
+#ifdef EVENFLOW_TEST_CUDA
+  std::string error;
+  auto backend = CreateCudaBackend({.threads = threads, .activations = DType::kF32}, &error);
+  EXPECT_NE(backend, nullptr) << error;
+  return backend;
+#else
+  return CreateCpuBackend({.threads = threads});
+#endif
+}
+
 // Six slots, filled with what must not be read.
 class Stream {
  public:
-  Stream(const Shape& shape, int rollback, int threads = 2) : pool_(threads) {
+  Stream(const Shape& shape, int rollback, int threads = 2) : backend_(MakeBackend(threads)) {
     args_.q_column = 0;
     args_.k_column = shape.heads * shape.head_dim;
     args_.v_column = args_.k_column + shape.key_heads * shape.head_dim;
@@ -37,27 +53,47 @@ class Stream {
     args_.rotary_base = 100;
     args_.rollback = rollback;
     args_.ring_offset = kRingOffset;
-    const size_t floats = (kRingOffset + args_.ring_bytes()) / sizeof(float);
-    memory_.assign(6 * floats, NAN);
-    args_.slots = {reinterpret_cast<std::byte*>(memory_.data()), floats * sizeof(float)};
+    args_.slots.slot_bytes = kRingOffset + args_.ring_bytes();
+    const std::vector<float> slots(6 * args_.slots.slot_bytes / sizeof(float), NAN);
+    args_.slots.base = static_cast<std::byte*>(Put(slots));
   }
 
   // Projections of the rows' tokens, [token, columns] -> [token, outputs].
-  std::vector<float> Attend(const std::vector<Row>& rows, std::vector<float> projected) {
+  std::vector<float> Attend(const std::vector<Row>& rows, const std::vector<float>& projected) {
     const int64_t columns = (args_.heads + 2 * args_.key_heads) * args_.head_dim;
     const int64_t outputs = args_.heads * args_.head_dim;
-    std::vector<float> y(projected.size() / static_cast<size_t>(columns * 1) *
-                         static_cast<size_t>(outputs));
-    args_.projected = test::MatrixOf(projected, columns);
-    args_.y = test::MatrixOf(y, outputs);
-    CpuWindowAttention(args_, test::StepOf(rows), pool_);
+    const size_t tokens = projected.size() / static_cast<size_t>(columns);
+    std::vector<float> padded = projected;
+    padded.resize((tokens + kStepPadding) * static_cast<size_t>(columns));
+    std::vector<float> y(tokens * static_cast<size_t>(outputs));
+    std::vector<float> padded_y((tokens + kStepPadding) * static_cast<size_t>(outputs));
+    args_.projected = {Put(padded), DType::kF32, columns};
+    args_.y = {Put(padded_y), DType::kF32, outputs};
+    const std::vector<int32_t> ids(tokens);
+    StepInput input;
+    input.rows = rows.data();
+    input.row_count = static_cast<int>(rows.size());
+    input.tokens = ids.data();
+    input.token_count = static_cast<int>(tokens);
+    backend_->BeginStep(input);
+    backend_->WindowAttention(args_);
+    backend_->Collect(backend_->Launch());
+    EXPECT_EQ(backend_->error(), "");
+    backend_->Download(y.data(), args_.y.data, y.size() * sizeof(float));
+    backend_->Free(args_.projected.data);
+    backend_->Free(args_.y.data);
     return y;
   }
 
  private:
+  void* Put(const std::vector<float>& values) {
+    void* const memory = backend_->Allocate(values.size() * sizeof(float));
+    backend_->Upload(memory, values.data(), values.size() * sizeof(float));
+    return memory;
+  }
+
+  std::unique_ptr<Backend> backend_;
   WindowAttentionArgs args_;
-  std::vector<float> memory_;
-  WorkerPool pool_;
 };
 
 std::vector<float> Tokens(const Shape& shape, const std::vector<float>& sequence, int begin,
