@@ -1,5 +1,6 @@
 // Times one decoded token of each memory, per sessions and state type, against the read bandwidth
 // of the machine's memory. bench_memory [--threads N] [--json]
+// bench_memory --list: only the bytes of one head's memory, 128 x 256 in fp32.
 //
 // Bytes of a token: its states once, 1 / C of them again for the write, and the window's tokens (w
 // and u of each entry, and l where there is one), on average (C - 1) / 2 read and one written.
@@ -112,13 +113,21 @@ void Print(const MemorySetup& setup, int sessions, const Result& result, double 
   std::fflush(stdout);
 }
 
+#define EVENFLOW_KIND(memory) MemoryKind::k##memory,
+constexpr MemoryKind kMemories[] = {EVENFLOW_MEMORIES(EVENFLOW_KIND)};
+#undef EVENFLOW_KIND
+
+void List() {
+  for (const MemoryKind memory : kMemories) {
+    const MemorySetup setup = Fitted({memory, PlainShape(1, 128, 256), Window(), DType::kF32});
+    std::printf("%-24s %8zu\n", Name(memory), SlotBytes(setup));
+  }
+}
+
 void Run(const Options& options) {
   const double bandwidth = ReadBandwidth(options.threads).Measure();
   std::printf(options.json ? "{\"read_bandwidth\": %.4g}\n" : "read bandwidth %.4g B/s\n",
               bandwidth);
-#define EVENFLOW_KIND(memory) MemoryKind::k##memory,
-  constexpr MemoryKind kMemories[] = {EVENFLOW_MEMORIES(EVENFLOW_KIND)};
-#undef EVENFLOW_KIND
   for (const MemoryKind memory : kMemories) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       for (const int sessions : {1, 16, 64}) {
@@ -139,8 +148,11 @@ int main(int argc, char** argv) {
       options.json = true;
     } else if (std::strcmp(argv[i], "--threads") == 0 && i + 1 < argc) {
       options.threads = std::atoi(argv[++i]);
+    } else if (std::strcmp(argv[i], "--list") == 0) {
+      evenflow::List();
+      return 0;
     } else {
-      std::fprintf(stderr, "usage: bench_memory [--threads N] [--json]\n");
+      std::fprintf(stderr, "usage: bench_memory [--threads N] [--json] | --list\n");
       return 2;
     }
   }

@@ -145,6 +145,14 @@ MemorySetup Fitted(MemorySetup setup) {
   return setup;
 }
 
+size_t SlotBytes(const MemorySetup& setup) {
+  size_t bytes = LayoutOf(setup.memory, setup.shape, setup.window, setup.state_dtype).bytes;
+  if (setup.mode.has_value()) {
+    bytes += LayoutOf(setup.preconditioner(), setup.window).bytes;
+  }
+  return bytes;
+}
+
 bool IsLive(const MemorySetup& setup, int bank, int64_t blocks) {
   return VisitMemory(setup.memory, [&]<class Memory>() {
     if constexpr (Banked<Memory>) {
@@ -211,9 +219,7 @@ Preconditioner MemorySetup::preconditioner() const {
 MemorySessions::MemorySessions(const MemorySetup& setup, int slots, int threads)
     : setup_(setup),
       layout_(LayoutOf(setup.memory, setup.shape, setup.window, setup.state_dtype)),
-      slot_bytes_(layout_.bytes + (setup.mode.has_value()
-                                       ? LayoutOf(setup.preconditioner(), setup.window).bytes
-                                       : 0)),
+      slot_bytes_(SlotBytes(setup)),
       pool_(threads),
       memory_(slot_bytes_ * static_cast<size_t>(slots) + 64) {
   const auto address = reinterpret_cast<uintptr_t>(memory_.data());

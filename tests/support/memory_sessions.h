@@ -34,6 +34,9 @@ PowerLaw TestPowerLaw();
 // for VLA's one of its modes.
 MemorySetup Fitted(MemorySetup setup);
 
+// Bytes of one session.
+size_t SlotBytes(const MemorySetup& setup);
+
 // Whether a bank holds anything after that many blocks; true for the state of others.
 bool IsLive(const MemorySetup& setup, int bank, int64_t blocks);
 
