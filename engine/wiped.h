@@ -53,7 +53,9 @@ inline void Wipe(std::string& text) {
 
 inline void Wipe(std::vector<int32_t>& ids) {
   ids.resize(ids.capacity());
-  explicit_bzero(ids.data(), ids.size() * sizeof(int32_t));
+  if (!ids.empty()) {
+    explicit_bzero(ids.data(), ids.size() * sizeof(int32_t));
+  }
   ids.clear();
 }
 

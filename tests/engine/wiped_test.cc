@@ -71,6 +71,10 @@ TEST(WipedTest, OrdinaryContainersLoseAllTheyEverHeld) {
   EXPECT_TRUE(ids.empty());
   ASSERT_EQ(ids.data(), first);
   EXPECT_TRUE(std::all_of(first, first + 100, [](int32_t id) { return id == 0; }));
+
+  std::vector<int32_t> none;
+  Wipe(none);
+  EXPECT_TRUE(none.empty());
 }
 
 }  // namespace
