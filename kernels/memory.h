@@ -76,7 +76,9 @@ struct MemoryShape {
   int value_dim = 0;    // d_v, a normaliser's column of ones included
   int banks = 0;        // of banked memories: levels of log-linear attention, nodes of a power law
 
-  int output_heads() const { return query_heads > heads ? query_heads : heads; }
+  EVENFLOW_HOST_DEVICE int output_heads() const {
+    return query_heads > heads ? query_heads : heads;
+  }
 };
 
 // How many tokens a session holds beside its committed state. Fixed when a model is loaded.

@@ -1,15 +1,69 @@
-#include <cstdlib>
-
-#include "kernels/cuda/step.h"
+// Chooses the kernels that advance a layer's memories.
+#include "kernels/cuda/advance.cuh"
+#include "kernels/cuda/decode_plan.cuh"
 
 namespace evenflow {
+namespace {
 
-const char* CudaRefusal(const AdvanceArgs& /*args*/) {
-  return "recurrent memories";
+constexpr size_t kAlignment = 256;
+
+size_t LogBytes(const AdvanceArgs& args, const CudaStep& step) {
+  const Decay decay = DecayOf(args.memory);
+  if (decay != Decay::kScalar && decay != Decay::kChannel) {
+    return 0;
+  }
+  const auto dim = static_cast<size_t>(decay == Decay::kChannel ? args.shape.key_dim : 1);
+  const size_t bytes = static_cast<size_t>(step.token_count) *
+                       static_cast<size_t>(args.shape.heads) * dim * sizeof(float);
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-void CudaAdvance(const AdvanceArgs& /*args*/, const CudaStep& /*step*/) {
-  std::abort();  // a model that was refused
+bool Aligned(const void* data) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0;
+}
+
+}  // namespace
+
+bool DecodeSupports(const AdvanceArgs& args, int rows) {
+  const MemoryShape& shape = args.shape;
+  const bool key_dim = shape.key_dim == 64 || shape.key_dim == 128 || shape.key_dim == 256;
+  return rows <= kMaxDecodeRows && key_dim && shape.value_dim % kQuad == 0 &&
+         shape.query_heads <= shape.heads && args.window.rollback <= args.window.commit &&
+         args.window.ring() <= kMaxEntries &&
+         (args.slots.slot_bytes | args.layer_offset) % 16 == 0 && Aligned(args.slots.base) &&
+         Aligned(args.q) && Aligned(args.k) && Aligned(args.v) && Aligned(args.log_decay);
+}
+
+const char* CudaRefusal(const AdvanceArgs& args) {
+  const bool served = VisitMemory(args.memory, []<class Memory>() { return Served<Memory>; });
+  return served ? nullptr
+                : "memories with several states a head or entries a token, or strengths that "
+                  "depend on the key";
+}
+
+void CudaAdvance(const AdvanceArgs& args, const CudaStep& step) {
+  AdvanceCall call;
+  call.args = args;
+  call.layout = LayoutOf(args.memory, args.shape, args.window, args.state_dtype);
+  call.rows = step.rows;
+  call.health = step.health + int64_t{args.memory_layer} * step.health_stride;
+  const size_t log_bytes = LogBytes(args, step);
+  const size_t parts = static_cast<size_t>(step.row_count) *
+                       static_cast<size_t>(args.shape.heads * Quads(args.shape.value_dim));
+  auto* scratch =
+      static_cast<std::byte*>(step.scratch->Take(log_bytes + parts * sizeof(HealthPart)));
+  if (scratch == nullptr) {
+    return;  // the failed allocation stays with the runtime, for the backend to find
+  }
+  call.logs = reinterpret_cast<float*>(scratch);
+  call.parts = reinterpret_cast<HealthPart*>(scratch + log_bytes);
+  if (DecodeSupports(args, step.row_count)) {
+    (args.state_dtype == DType::kF32 ? DecodeF32 : DecodeBF16)(call, step);
+    call.min_tokens = 2;
+  }
+  if (step.max_row_tokens >= call.min_tokens) {
+    AdvanceAnyShape(call, step);
+  }
 }
 
 }  // namespace evenflow

@@ -32,6 +32,12 @@ struct MemoryName {
 template <class Memory>
 class MemoryTest : public ::testing::Test {
  protected:
+  void SetUp() override {
+    if (const char* refused = DeviceRefusal(kKindOf<Memory>)) {
+      GTEST_SKIP() << "not on this device: " << refused;
+    }
+  }
+
   static MemorySetup Setup(const MemoryShape& shape, Window window, DType dtype = DType::kF32) {
     return Fitted({kKindOf<Memory>, shape, window, dtype});
   }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -220,10 +219,8 @@ MemorySessions::MemorySessions(const MemorySetup& setup, int slots, int threads)
     : setup_(setup),
       layout_(LayoutOf(setup.memory, setup.shape, setup.window, setup.state_dtype)),
       slot_bytes_(SlotBytes(setup)),
-      pool_(threads),
-      memory_(slot_bytes_ * static_cast<size_t>(slots) + 64) {
-  const auto address = reinterpret_cast<uintptr_t>(memory_.data());
-  base_ = memory_.data() + (64 - address % 64) % 64;
+      device_(CreateMemoryDevice(threads)),
+      base_(device_->Allocate(slot_bytes_ * static_cast<size_t>(slots))) {
   for (int slot = 0; slot < slots; ++slot) {
     Reset(slot);
   }
@@ -231,13 +228,15 @@ MemorySessions::MemorySessions(const MemorySetup& setup, int slots, int threads)
 
 void MemorySessions::Reset(int slot) {
   const MemoryShape& shape = setup_.shape;
-  std::memset(Slot(slot), 0xff, slot_bytes_);
+  std::vector<std::byte> initial(slot_bytes_, std::byte{0xff});
   if (IsBanked(setup_.memory)) {
+    device_->Upload(Slot(slot), initial.data(), initial.size());
     return;  // no bank holds anything
   }
-  std::memset(Slot(slot) + layout_.committed, 0,
+  std::memset(initial.data() + layout_.committed, 0,
               static_cast<size_t>(shape.heads) * static_cast<size_t>(shape.key_dim) *
                   static_cast<size_t>(shape.value_dim) * ByteSize(setup_.state_dtype));
+  device_->Upload(Slot(slot), initial.data(), initial.size());
 }
 
 void MemorySessions::Precondition(MemoryInputs* inputs) {
@@ -255,7 +254,7 @@ void MemorySessions::Precondition(MemoryInputs* inputs) {
   args.beta = inputs->beta.data();
   args.w = inputs->k.data();
   args.e = inputs->e.data();
-  CpuPrecondition(args, step_, pool_);
+  step_seconds_ += device_->Precondition(args, &step_);
 }
 
 std::vector<std::vector<float>> MemorySessions::Step(const std::vector<MemoryRow>& rows) {
@@ -271,7 +270,7 @@ std::vector<std::vector<float>> MemorySessions::Step(const std::vector<MemoryRow
   const auto token_outputs = static_cast<ptrdiff_t>(setup_.shape.output_heads()) *
                              static_cast<ptrdiff_t>(setup_.shape.value_dim);
   std::vector<float> o(static_cast<size_t>(token_outputs * inputs.tokens));
-  const auto start = std::chrono::steady_clock::now();
+  step_seconds_ = 0;
   if (setup_.mode.has_value()) {
     Precondition(&inputs);
   }
@@ -281,18 +280,9 @@ std::vector<std::vector<float>> MemorySessions::Step(const std::vector<MemoryRow
   args.window = setup_.window;
   args.state_dtype = setup_.state_dtype;
   args.slots = {base_, slot_bytes_};
-  args.q = inputs.q.data();
-  args.k = inputs.k.data();
-  args.e = inputs.e.data();
-  args.v = inputs.v.data();
-  args.log_decay = inputs.log_decay.data();
-  args.beta = inputs.beta.data();
-  args.level_weights = inputs.level_weights.data();
   args.forgets_top = setup_.forgets_top;
   args.power_law = TestPowerLaw();
-  args.o = o.data();
-  CpuAdvance(args, step_, pool_);
-  step_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  step_seconds_ += device_->Advance(args, inputs, &step_, &o);
   std::vector<std::vector<float>> outputs;
   for (const Row& row : step_.rows) {
     const auto begin = o.begin() + token_outputs * row.first_token;
@@ -312,29 +302,31 @@ std::vector<float> MemorySessions::Run(int slot, const MemoryInputs& inputs, int
 }
 
 void MemorySessions::CopySlot(int to, int from) {
-  std::memcpy(Slot(to), Slot(from), slot_bytes_);
+  std::vector<std::byte> slot(slot_bytes_);
+  device_->Download(slot.data(), Slot(from), slot_bytes_);
+  device_->Upload(Slot(to), slot.data(), slot_bytes_);
 }
 
-std::vector<float> MemorySessions::StoredState(int slot) const {
+std::vector<float> MemorySessions::StoredState(int slot_index) const {
   const MemoryShape& shape = setup_.shape;
-  const std::byte* from = Slot(slot) + layout_.committed;
   const int banks = BankCount(setup_.memory, shape, setup_.window);
-  const size_t elements = static_cast<size_t>(shape.key_dim) * static_cast<size_t>(shape.value_dim);
-  std::vector<float> state(static_cast<size_t>(shape.heads * banks) * elements);
-  if (setup_.state_dtype == DType::kF32) {
-    std::memcpy(state.data(), from, state.size() * sizeof(float));
-  } else {
-    for (size_t i = 0; i < state.size(); ++i) {
-      uint16_t half = 0;
-      std::memcpy(&half, from + 2 * i, 2);
-      state[i] = std::bit_cast<float>(uint32_t{half} << 16);
-    }
-  }
-  int64_t stored = 0;
-  std::memcpy(&stored, Slot(slot) + layout_.committed_tokens, sizeof(stored));
-  for (int bank = 0; bank < shape.heads * banks; ++bank) {
-    if (!IsLive(setup_, bank % banks, stored / setup_.window.commit)) {
-      std::fill_n(state.begin() + static_cast<ptrdiff_t>(elements) * bank, elements, 0.0f);
+  const auto elements = static_cast<size_t>(shape.key_dim) * static_cast<size_t>(shape.value_dim);
+  const size_t element = ByteSize(setup_.state_dtype);
+  std::vector<std::byte> slot(layout_.bytes);
+  device_->Download(slot.data(), Slot(slot_index), layout_.bytes);
+  int64_t tokens = 0;
+  std::memcpy(&tokens, slot.data() + layout_.committed_tokens, sizeof(tokens));
+  const std::byte* from = slot.data() + layout_.committed;
+  std::vector<float> state;
+  for (int bank = 0; bank < shape.heads * banks; ++bank, from += elements * element) {
+    const bool live = IsLive(setup_, bank % banks, tokens / setup_.window.commit);
+    for (int k = 0; k < shape.key_dim; ++k) {
+      for (int c = 0; c < shape.value_dim; ++c) {
+        const auto index = static_cast<size_t>(device_->StateIndex(shape, k, c));
+        uint32_t bits = 0;  // little-endian
+        std::memcpy(&bits, from + index * element, element);
+        state.push_back(live ? std::bit_cast<float>(element == 2 ? bits << 16 : bits) : 0);
+      }
     }
   }
   return state;

@@ -1,14 +1,17 @@
 // Sessions of one memory layer for tests and benchmarks: random inputs, slots, and steps through
-// CpuAdvance. One thread.
+// Advance of the linked MemoryDevice. One thread.
 #ifndef EVENFLOW_TESTS_SUPPORT_MEMORY_SESSIONS_H_
 #define EVENFLOW_TESTS_SUPPORT_MEMORY_SESSIONS_H_
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "kernels/cpu/step.h"
+
+#include "tests/support/memory_device.h"
 
 namespace evenflow {
 
@@ -103,11 +106,10 @@ class MemorySessions {
   const MemorySetup setup_;
   const MemoryLayout layout_;
   const size_t slot_bytes_;  // the preconditioner's part after the memory's
-  WorkerPool pool_;
+  const std::unique_ptr<MemoryDevice> device_;
+  std::byte* const base_;
   CpuStep step_;
   double step_seconds_ = 0;
-  std::vector<std::byte> memory_;
-  std::byte* base_ = nullptr;  // aligned
 };
 
 }  // namespace evenflow

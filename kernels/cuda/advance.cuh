@@ -1,0 +1,120 @@
+// A layer's Advance as its kernels get it, and what they share. For .cu files; see
+// kernels/cuda/README.md.
+#ifndef EVENFLOW_KERNELS_CUDA_ADVANCE_CUH_
+#define EVENFLOW_KERNELS_CUDA_ADVANCE_CUH_
+
+#include <cstdint>
+
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/quad.cuh"
+#include "kernels/cuda/step.h"
+
+namespace evenflow {
+
+// One layer of one step, as kernels get it.
+struct AdvanceCall {
+  AdvanceArgs args;
+  MemoryLayout layout;
+  const Row* rows = nullptr;      // device
+  StateHealth* health = nullptr;  // device, [row]
+  HealthPart* parts = nullptr;    // device, [row, head, quad]: of what was stored
+  float* logs = nullptr;          // device, [token, heads (, key_dim)]: cumulative since the block
+  int min_tokens = 1;             // rows with fewer are left to another kernel
+
+  __device__ std::byte* Layer(const Row& row) const {
+    return args.slots.base + static_cast<size_t>(row.slot) * args.slots.slot_bytes +
+           args.layer_offset;
+  }
+
+  // The word of the slot that says how many tokens are in the stored state.
+  __device__ int64_t* StoredWord(const Row& row) const {
+    return reinterpret_cast<int64_t*>(Layer(row) + layout.committed_tokens);
+  }
+
+  __device__ int64_t Stored(const Row& row) const {
+    return row.position == 0 ? 0 : *StoredWord(row);
+  }
+
+  __device__ int64_t StoredAfter(const Row& row, int64_t stored) const {
+    const int64_t after = args.window.Stored(row.position + row.tokens - 1);
+    return after > stored ? after : stored;
+  }
+};
+
+// Memories with one state a head and one entry a token, which erases nothing or by the key that it
+// writes, and with beta as it comes.
+template <class Memory>
+concept Served =
+    !Banked<Memory> && kEntryCount<Memory> == 1 && OwnKeys<Memory>() == 0 && !requires {
+  &Memory::Strength;
+};
+
+template <class Memory>
+struct Traits {
+  static constexpr bool kErases = Memory::kEntries[0].erase == Erase::kWrittenKey;
+  static constexpr bool kChannels = Memory::kDecay == Decay::kChannel;
+  static constexpr bool kLogs = Memory::kDecay == Decay::kScalar || kChannels;
+};
+
+template <class Memory>
+__host__ __device__ int LogDim(const MemoryShape& shape) {
+  return Traits<Memory>::kChannels ? shape.key_dim : 1;
+}
+
+// A token's own log decay, bounded below. NaN stays.
+__device__ inline float ClampLog(float log) {
+  return log < kMinLogDecay ? kMinLogDecay : log;
+}
+
+// Past the first cache: another multiprocessor may have written it in this kernel.
+__device__ inline HealthPart LoadPart(const HealthPart* part) {
+  return {__ldcg(&part->square), __ldcg(&part->max_abs), __ldcg(&part->non_finite)};
+}
+
+// A warp, once all of a row has been read: writes how many tokens its stored state holds and, where
+// that has changed, its health.
+__device__ inline void FinishRow(const AdvanceCall& call, int row_index) {
+  const Row row = call.rows[row_index];
+  const int64_t stored = call.Stored(row);
+  const int64_t after = call.StoredAfter(row, stored);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  double square = 0;
+  HealthPart sum;
+  if (after > stored) {
+    const int count = call.args.shape.heads * Quads(call.args.shape.value_dim);
+    for (int i = lane; i < count; i += 32) {
+      const HealthPart part = LoadPart(call.parts + int64_t{row_index} * count + i);
+      square += static_cast<double>(part.square);
+      sum.max_abs = fmaxf(sum.max_abs, part.max_abs);
+      sum.non_finite += part.non_finite;
+    }
+  }
+  for (int offset = 16; offset > 0; offset /= 2) {
+    square += __shfl_xor_sync(kWarp, square, offset);
+  }
+  sum.SumLanes(32);
+  if (lane == 0) {
+    *call.StoredWord(row) = after;
+    if (after > stored) {
+      call.health[row_index] = {true, static_cast<float>(sqrt(square)), sum.max_abs,
+                                sum.non_finite};
+    }
+  }
+}
+
+// Calls visit.template operator()<Memory>() with the memory, one that CudaRefusal does not refuse.
+template <class Visitor>
+void VisitServed(MemoryKind kind, Visitor&& visit) {
+  VisitMemory(kind, [&]<class Memory>() {
+    if constexpr (Served<Memory>) {
+      visit.template operator()<Memory>();
+    }
+  });
+}
+
+// Rows with at least call.min_tokens tokens, whatever their shape.
+void AdvanceAnyShape(const AdvanceCall& call, const CudaStep& step);
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_KERNELS_CUDA_ADVANCE_CUH_

@@ -1,0 +1,127 @@
+// One head of one row as the kernels that advance memories see it. For .cu files.
+#ifndef EVENFLOW_KERNELS_CUDA_HEAD_VIEW_CUH_
+#define EVENFLOW_KERNELS_CUDA_HEAD_VIEW_CUH_
+
+#include "kernels/cuda/advance.cuh"
+
+namespace evenflow {
+
+// Tokens are named by their distance t from the row's first; those of earlier
+// steps have t < 0 and are in the rings. Logs of this step's tokens are in AdvanceCall::logs.
+template <class Memory>
+class HeadView {
+ public:
+  __device__ HeadView(const AdvanceCall& call, const Row& row, int head)
+      : call_(call),
+        shape_(call.args.shape),
+        layer_(call.Layer(row)),
+        first_token_(row.first_token),
+        head_(head),
+        ring_(call.args.window.ring()),
+        first_entry_(static_cast<int>(row.position % ring_)) {}
+
+  __device__ int Entry(int t) const {
+    const int entry = (first_entry_ + t) % ring_;
+    return entry < 0 ? entry + ring_ : entry;
+  }
+
+  // The rings, [entry, key_dim] and [entry (, key_dim)].
+  __device__ float* RingKeys() const { return Ring(call_.layout.keys, shape_.key_dim); }
+
+  __device__ float* RingLogs() const {
+    return Ring(call_.layout.log_decay, LogDim<Memory>(shape_));
+  }
+
+  __device__ float* RingKey(int t) const { return RingKeys() + Entry(t) * shape_.key_dim; }
+
+  __device__ float* RingLog(int t) const { return RingLogs() + Entry(t) * LogDim<Memory>(shape_); }
+
+  __device__ const float* Key(int t) const {
+    if (t < 0) {
+      return RingKey(t);
+    }
+    const int key_head = head_ / (shape_.heads / shape_.key_heads);
+    return call_.args.k + ((first_token_ + t) * shape_.key_heads + key_head) * shape_.key_dim;
+  }
+
+  __device__ const float* Log(int t) const { return t < 0 ? RingLog(t) : StepLog(t); }
+
+  __device__ float* StepLog(int t) const {
+    return call_.logs + ((first_token_ + t) * shape_.heads + head_) * LogDim<Memory>(shape_);
+  }
+
+  // A token's own log decay, [1] or [key_dim].
+  __device__ const float* LogDecay(int t) const {
+    return call_.args.log_decay +
+           ((first_token_ + t) * shape_.heads + head_) * LogDim<Memory>(shape_);
+  }
+
+  __device__ int queries() const {
+    return shape_.query_heads > shape_.heads ? shape_.query_heads / shape_.heads : 1;
+  }
+
+  __device__ const float* Query(int t, int query) const {
+    const int query_head = shape_.query_heads > shape_.heads
+                               ? head_ * queries() + query
+                               : head_ / (shape_.heads / shape_.query_heads);
+    return call_.args.q + ((first_token_ + t) * shape_.query_heads + query_head) * shape_.key_dim;
+  }
+
+  __device__ const float* InputValue(int t) const {
+    const int value_head = head_ / (shape_.heads / shape_.value_heads);
+    return call_.args.v + ((first_token_ + t) * shape_.value_heads + value_head) * shape_.value_dim;
+  }
+
+  __device__ const float* BetaData(int t) const {
+    return call_.args.beta + (first_token_ + t) * shape_.heads + head_;
+  }
+
+  __device__ float Beta(int t) const { return Memory::kHasBeta ? *BetaData(t) : 1; }
+
+  __device__ float* Output(int t, int query) const {
+    const int64_t out =
+        (first_token_ + t) * shape_.output_heads() + int64_t{head_} * queries() + query;
+    return call_.args.o + out * shape_.value_dim;
+  }
+
+  // The state, in elements of its type.
+  template <class State>
+  __device__ State* StateData() const {
+    return reinterpret_cast<State*>(layer_ + call_.layout.committed) +
+           int64_t{head_} * shape_.key_dim * shape_.value_dim;
+  }
+
+  // The ring of values, to be indexed by ValueIndex(ring, value_dim, Entry(t), column).
+  __device__ float* Values() const {
+    return reinterpret_cast<float*>(layer_ + call_.layout.values) +
+           int64_t{head_} * ring_ * shape_.value_dim;
+  }
+
+  // e^{l_i - l_j}, for decays that all channels share; `lag` is i - j.
+  __device__ float Decay(int lag, float log_i, float log_j) const {
+    if constexpr (Memory::kDecay == Decay::kConstant) {
+      return expf(static_cast<float>(lag) * call_.args.log_decay[head_]);
+    } else if constexpr (Memory::kDecay == Decay::kScalar) {
+      return expf(log_i - log_j);
+    } else {
+      return 1;
+    }
+  }
+
+ private:
+  __device__ float* Ring(size_t offset, int dim) const {
+    return reinterpret_cast<float*>(layer_ + offset) + int64_t{head_} * ring_ * dim;
+  }
+
+  const AdvanceCall& call_;
+  const MemoryShape& shape_;
+  std::byte* const layer_;
+  const int64_t first_token_;
+  const int head_;
+  const int ring_;
+  const int first_entry_;
+};
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_KERNELS_CUDA_HEAD_VIEW_CUH_

@@ -1,0 +1,375 @@
+// Times one decoded token of each memory on a CUDA device, per sessions and state type, against a
+// kernel that only reads as many bytes. bench_cuda_memory [--json] [--lockstep] [--memory NAME]
+// [--sessions N]
+//
+// A graph holds one Advance for each of as many layers as are needed for their states to be far
+// larger than the second cache. Sessions are out of phase, as in a server, or in lockstep; every
+// replay is one position further, and times are means over whole blocks of C positions.
+// Bytes of a token: its state once, 1 / C of it again for the write, and the window's entries (w,
+// u, and l where there is one), on average (C - 1) / 2 + R read and one written.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/launch.cuh"
+
+namespace evenflow {
+namespace {
+
+constexpr size_t kColdBytes = size_t{192} << 20;  // rotated through; the second cache has 50 MB
+constexpr int kCycles = 3;                        // of C positions, after one that warms up
+constexpr int kReadBlocks = 16;                   // a multiprocessor
+constexpr int kReadThreads = 512;
+
+void Check(cudaError_t error) {
+  if (error != cudaSuccess) {
+    std::fprintf(stderr, "CUDA: %s\n", cudaGetErrorString(error));
+    std::exit(1);
+  }
+}
+
+struct Options {
+  bool json = false;
+  bool lockstep = false;
+  std::string memory;
+  int sessions = 0;
+};
+
+__global__ void ReadKernel(const float4* data, size_t count, float* never) {
+  AwaitInputs();
+  float sum = 0;
+  const size_t step = size_t{gridDim.x} * blockDim.x;
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count; i += step) {
+    const float4 x = __ldcs(data + i);
+    sum += x.x + x.y + x.z + x.w;
+  }
+  if (sum == 12345) {
+    *never = sum;
+  }
+}
+
+__device__ uint32_t Hash(uint32_t x) {
+  x = (x ^ (x >> 16)) * 0x85ebca6b;
+  x = (x ^ (x >> 13)) * 0xc2b2ae35;
+  return x ^ (x >> 16);
+}
+
+// Random numbers in [low, high], of which each half is one as bf16, too.
+__global__ void FillKernel(uint32_t* data, size_t count, float low, float high) {
+  const size_t step = size_t{gridDim.x} * blockDim.x;
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count; i += step) {
+    uint32_t halves[2];
+    for (uint32_t half = 0; half < 2; ++half) {
+      const float unit = Hash(static_cast<uint32_t>(2 * i + half)) * 0x1p-32f;
+      halves[half] = __float_as_uint(low + (high - low) * unit) >> 16;
+    }
+    data[i] = halves[1] << 16 | halves[0];
+  }
+}
+
+// Freed at the end of its scope.
+class Memory {
+ public:
+  explicit Memory(size_t bytes) : bytes_(bytes) {
+    Check(cudaMalloc(&data_, bytes));
+    Check(cudaMemset(data_, 0, bytes));
+  }
+
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  ~Memory() { cudaFree(data_); }
+
+  template <class T>
+  T* As() const {
+    return static_cast<T*>(data_);
+  }
+
+  void Fill(float low, float high) const {
+    FillKernel<<<1024, 256>>>(As<uint32_t>(), bytes_ / 4, low, high);
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_;
+};
+
+// Replays a graph of what `enqueue` enqueues; before each replay, `before` with its number.
+std::vector<double> TimeGraph(const std::function<void(cudaStream_t)>& enqueue,
+                              const std::function<void(int)>& before, int replays) {
+  cudaStream_t stream;
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  cudaEvent_t begin, end;
+  Check(cudaStreamCreate(&stream));
+  Check(cudaEventCreate(&begin));
+  Check(cudaEventCreate(&end));
+  Check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  enqueue(stream);
+  Check(cudaStreamEndCapture(stream, &graph));
+  Check(cudaGraphInstantiate(&executable, graph, 0));
+  std::vector<double> seconds;
+  for (int i = 0; i < replays; ++i) {
+    before(i);
+    Check(cudaEventRecord(begin, stream));
+    Check(cudaGraphLaunch(executable, stream));
+    Check(cudaEventRecord(end, stream));
+    Check(cudaEventSynchronize(end));
+    float milliseconds = 0;
+    Check(cudaEventElapsedTime(&milliseconds, begin, end));
+    seconds.push_back(milliseconds / 1e3);
+  }
+  Check(cudaGetLastError());
+  cudaGraphExecDestroy(executable);
+  cudaGraphDestroy(graph);
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  cudaStreamDestroy(stream);
+  return seconds;
+}
+
+double Median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+int Multiprocessors() {
+  cudaDeviceProp device;
+  Check(cudaGetDeviceProperties(&device, 0));
+  return device.multiProcessorCount;
+}
+
+// Seconds to only read that many bytes that are not in a cache.
+double ReadSeconds(size_t bytes) {
+  static const int multiprocessors = Multiprocessors();
+  bytes = (bytes + 511) / 512 * 512;
+  const size_t rotation = (kColdBytes + bytes - 1) / bytes + 1;
+  const Memory memory(bytes * rotation);
+  memory.Fill(-1, 1);
+  const auto enqueue = [&](cudaStream_t stream) {
+    for (size_t i = 0; i < rotation; ++i) {
+      Launch(ReadKernel, {dim3(static_cast<unsigned>(multiprocessors * kReadBlocks)), kReadThreads},
+             stream, memory.As<float4>() + i * bytes / 16, bytes / 16, memory.As<float>());
+    }
+  };
+  return Median(TimeGraph(
+             enqueue, [](int) {}, 12)) /
+         static_cast<double>(rotation);
+}
+
+double CopyBandwidth() {
+  constexpr size_t kBytes = size_t{2} << 30;
+  const Memory from(kBytes), to(kBytes);
+  from.Fill(-1, 1);
+  const auto enqueue = [&](cudaStream_t stream) {
+    Check(
+        cudaMemcpyAsync(to.As<char>(), from.As<char>(), kBytes, cudaMemcpyDeviceToDevice, stream));
+  };
+  return 2.0 * kBytes /
+         Median(TimeGraph(
+             enqueue, [](int) {}, 8));
+}
+
+struct Setup {
+  MemoryKind memory;
+  MemoryShape shape;
+  Window window;
+  DType dtype;
+  int sessions;
+};
+
+double StepBytes(const Setup& setup) {
+  const MemoryShape& shape = setup.shape;
+  const double state = static_cast<double>(shape.key_dim) * shape.value_dim *
+                       static_cast<double>(ByteSize(setup.dtype));
+  double entry = shape.key_dim + shape.value_dim;
+  if (DecayOf(setup.memory) == Decay::kScalar) {
+    entry += 1;
+  } else if (DecayOf(setup.memory) == Decay::kChannel) {
+    entry += shape.key_dim;
+  }
+  const double commit = setup.window.commit;
+  const double entries = (commit - 1) / 2 + setup.window.rollback + 1;
+  return (state * (1 + 1 / commit) + entries * entry * 4) * shape.heads * setup.sessions;
+}
+
+std::vector<Row> RowsAt(const Setup& setup, int position, bool lockstep) {
+  std::vector<Row> rows;
+  for (int s = 0; s < setup.sessions; ++s) {
+    // An odd multiplier spreads phases over the rows that are next to one another.
+    const int phase = lockstep ? 0 : s * 7 % setup.window.commit;
+    rows.push_back({s, s, 1, position + phase});
+  }
+  return rows;
+}
+
+// Seconds of a layer's Advance.
+double Measure(const Setup& setup, bool lockstep) {
+  const MemoryShape& shape = setup.shape;
+  const auto sessions = static_cast<size_t>(setup.sessions);
+  const MemoryLayout layout = LayoutOf(setup.memory, shape, setup.window, setup.dtype);
+  const size_t layers = kColdBytes / (layout.bytes * sessions) + 2;
+  const size_t slot_bytes = layout.bytes * layers;
+  const Memory slots(slot_bytes * sessions);
+  slots.Fill(-0.5f, 0.5f);
+  const int first = 4 * setup.window.commit;
+  for (const Row& row : RowsAt(setup, first, lockstep)) {
+    for (size_t layer = 0; layer < layers; ++layer) {
+      const int64_t stored = setup.window.Stored(row.position - 1);
+      Check(cudaMemcpy(slots.As<char>() + static_cast<size_t>(row.slot) * slot_bytes +
+                           layer * layout.bytes + layout.committed_tokens,
+                       &stored, sizeof(stored), cudaMemcpyHostToDevice));
+    }
+  }
+  const auto floats = [&](int heads, int dim) {
+    return sizeof(float) * sessions * static_cast<size_t>(heads) * static_cast<size_t>(dim);
+  };
+  const Memory q(floats(shape.query_heads, shape.key_dim)),
+      k(floats(shape.key_heads, shape.key_dim)), v(floats(shape.value_heads, shape.value_dim)),
+      log_decay(floats(shape.heads, shape.key_dim)), beta(floats(shape.heads, 1)),
+      o(floats(shape.output_heads(), shape.value_dim)), rows(sizeof(Row) * sessions),
+      health(sizeof(StateHealth) * sessions * layers),
+      counters(sizeof(uint32_t) * (kCounters + sessions));
+  q.Fill(-0.1f, 0.1f);
+  k.Fill(-0.1f, 0.1f);
+  v.Fill(-1, 1);
+  log_decay.Fill(-0.2f, 0);
+  beta.Fill(0, 1);
+  CudaScratch scratch;
+  CudaStep step;
+  step.row_count = step.token_count = setup.sessions;
+  step.max_row_tokens = 1;
+  step.rows = rows.As<Row>();
+  step.health = health.As<StateHealth>();
+  step.health_stride = setup.sessions;
+  step.scratch = &scratch;
+  step.counters = counters.As<uint32_t>();
+  AdvanceArgs args;
+  args.memory = setup.memory;
+  args.shape = shape;
+  args.window = setup.window;
+  args.state_dtype = setup.dtype;
+  args.slots = {slots.As<std::byte>(), slot_bytes};
+  args.q = q.As<float>();
+  args.k = k.As<float>();
+  args.v = v.As<float>();
+  args.log_decay = log_decay.As<float>();
+  args.beta = beta.As<float>();
+  args.o = o.As<float>();
+  scratch.Take(size_t{1} << 24);  // allocations cannot be captured
+  const auto enqueue = [&](cudaStream_t stream) {
+    step.stream = stream;
+    for (size_t layer = 0; layer < layers; ++layer) {
+      args.layer_offset = layer * layout.bytes;
+      args.memory_layer = static_cast<int>(layer);
+      CudaAdvance(args, step);
+    }
+  };
+  const auto before = [&](int replay) {
+    const std::vector<Row> next = RowsAt(setup, first + replay, lockstep);
+    Check(
+        cudaMemcpy(rows.As<Row>(), next.data(), next.size() * sizeof(Row), cudaMemcpyHostToDevice));
+  };
+  const int commit = setup.window.commit;
+  const std::vector<double> seconds = TimeGraph(enqueue, before, commit * (1 + kCycles));
+  std::vector<double> cycles;
+  for (int cycle = 1; cycle <= kCycles; ++cycle) {
+    double sum = 0;
+    for (int i = 0; i < commit; ++i) {
+      sum += seconds[static_cast<size_t>(cycle * commit + i)];
+    }
+    cycles.push_back(sum / commit / static_cast<double>(layers));
+  }
+  return Median(cycles);
+}
+
+void Print(const Setup& setup, double seconds, double read_seconds, const Options& options) {
+  const double bytes = StepBytes(setup);
+  const char* format =
+      options.json
+          ? "{\"memory\": \"%s\", \"heads\": %d, \"key_dim\": %d, \"value_dim\": %d, "
+            "\"state_dtype\": \"%s\", \"window\": %d, \"sessions\": %d, \"step_us\": %.2f, "
+            "\"bytes\": %.0f, \"bytes_per_second\": %.4g, \"read_us\": %.2f, "
+            "\"read_fraction\": %.3f}\n"
+          : "%-22s %2d x %3d x %3d %-4s C %2d %4d sessions %8.2f us %11.0f bytes %9.3g B/s, only "
+            "read %8.2f us, %5.3f of it\n";
+  std::printf(format, Name(setup.memory), setup.shape.heads, setup.shape.key_dim,
+              setup.shape.value_dim, Name(setup.dtype), setup.window.commit, setup.sessions,
+              seconds * 1e6, bytes, bytes / seconds, read_seconds * 1e6, read_seconds / seconds);
+  std::fflush(stdout);
+}
+
+MemoryShape ShapeOf(MemoryKind memory) {
+  const auto plain = [](int heads, int key_dim, int value_dim) -> MemoryShape {
+    return {heads, heads, heads, heads, key_dim, value_dim};
+  };
+  switch (memory) {
+    case MemoryKind::kRetention:
+      return plain(8, 256, 512);
+    case MemoryKind::kGatedLinearAttention:
+      return plain(4, 256, 512);
+    case MemoryKind::kStateSpaceDuality:
+      return plain(64, 128, 64);
+    default:
+      return plain(32, 128, 128);
+  }
+}
+
+void Run(const Options& options) {
+  cudaDeviceProp device;
+  Check(cudaGetDeviceProperties(&device, 0));
+  constexpr size_t kBytes = size_t{4} << 30;
+  std::printf(options.json ? "{\"device\": \"%s\", \"read_bandwidth\": %.4g, \"copy_bandwidth\": "
+                             "%.4g, \"phases\": \"%s\"}\n"
+                           : "%s, only read %.4g B/s, copy %.4g B/s (both ways), sessions %s\n",
+              device.name, kBytes / ReadSeconds(kBytes), CopyBandwidth(),
+              options.lockstep ? "in lockstep" : "out of phase");
+#define EVENFLOW_KIND(memory) MemoryKind::k##memory,
+  constexpr MemoryKind kMemories[] = {EVENFLOW_MEMORIES(EVENFLOW_KIND)};
+#undef EVENFLOW_KIND
+  for (const MemoryKind memory : kMemories) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const int sessions : {1, 16, 64, 256, 1024}) {
+        AdvanceArgs asked;
+        asked.memory = memory;
+        if (CudaRefusal(asked) != nullptr ||
+            (!options.memory.empty() && options.memory != Name(memory)) ||
+            (options.sessions > 0 ? options.sessions != sessions : sessions > 256)) {
+          continue;
+        }
+        const Setup setup = {memory, ShapeOf(memory), Window(), dtype, sessions};
+        const double read_seconds = ReadSeconds(static_cast<size_t>(StepBytes(setup)));
+        Print(setup, Measure(setup, options.lockstep), read_seconds, options);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace evenflow
+
+int main(int argc, char** argv) {
+  evenflow::Options options;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--json") == 0) {
+      options.json = true;
+    } else if (std::strcmp(argv[i], "--lockstep") == 0) {
+      options.lockstep = true;
+    } else if (std::strcmp(argv[i], "--memory") == 0 && i + 1 < argc) {
+      options.memory = argv[++i];
+    } else if (std::strcmp(argv[i], "--sessions") == 0 && i + 1 < argc) {
+      options.sessions = std::atoi(argv[++i]);
+    } else {
+      std::fprintf(stderr,
+                   "usage: bench_cuda_memory [--json] [--lockstep] [--memory NAME] "
+                   "[--sessions N]\n");
+      return 2;
+    }
+  }
+  evenflow::Run(options);
+  return 0;
+}

@@ -1,0 +1,146 @@
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "kernels/cuda/memory_slot.h"
+#include "kernels/cuda/step.h"
+
+#include "tests/support/memory_device.h"
+#include "tests/support/memory_sessions.h"
+
+namespace evenflow {
+namespace {
+
+void Check(cudaError_t error) {
+  if (error != cudaSuccess) {
+    std::fprintf(stderr, "CUDA: %s\n", cudaGetErrorString(error));
+    std::abort();
+  }
+}
+
+// Device memory that grows.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  ~Buffer() { cudaFree(data_); }
+
+  void* Reserve(size_t bytes) {
+    if (bytes > size_) {
+      Check(cudaFree(data_));
+      Check(cudaMalloc(&data_, bytes));
+      size_ = bytes;
+    }
+    return data_;
+  }
+
+  // A copy of `host`, its only content. What a kernel reads beyond it is NaN.
+  template <class T>
+  T* Copy(const std::vector<T>& host) {
+    const size_t bytes = host.size() * sizeof(T);
+    auto* data = static_cast<T*>(Reserve(bytes + 256));
+    Check(cudaMemset(data + host.size(), 0xff, 256));
+    Check(cudaMemcpy(data, host.data(), bytes, cudaMemcpyHostToDevice));
+    return data;
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+class CudaMemoryDevice : public MemoryDevice {
+ public:
+  std::byte* Allocate(size_t bytes) override {
+    return static_cast<std::byte*>(slots_.Reserve(bytes));
+  }
+
+  void Upload(std::byte* to, const void* from, size_t bytes) override {
+    Check(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+  }
+
+  void Download(void* to, const std::byte* from, size_t bytes) override {
+    Check(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost));
+  }
+
+  double Advance(AdvanceArgs args, const MemoryInputs& inputs, CpuStep* step,
+                 std::vector<float>* o) override {
+    args.q = q_.Copy(inputs.q);
+    args.k = k_.Copy(inputs.k);
+    args.v = v_.Copy(inputs.v);
+    args.log_decay = log_decay_.Copy(inputs.log_decay);
+    args.beta = beta_.Copy(inputs.beta);
+    args.o = o_.Copy(*o);
+    Check(cudaMemset(args.o, 0xff, o->size() * sizeof(float)));
+    CudaStep device;
+    device.row_count = static_cast<int>(step->rows.size());
+    for (const Row& row : step->rows) {
+      device.token_count += row.tokens;
+      device.max_row_tokens = std::max(device.max_row_tokens, row.tokens);
+    }
+    device.rows = rows_.Copy(step->rows);
+    device.health = health_.Copy(step->output.health);
+    device.health_stride = device.row_count;
+    device.scratch = &scratch_;
+    std::vector<uint32_t> counters(kCounters + step->rows.size());
+    device.counters = counters_.Copy(counters);
+    Check(cudaEventRecord(begin_));
+    CudaAdvance(args, device);
+    Check(cudaGetLastError());
+    Check(cudaEventRecord(end_));
+    Check(cudaEventSynchronize(end_));
+    float milliseconds = 0;
+    Check(cudaEventElapsedTime(&milliseconds, begin_, end_));
+    Check(cudaMemcpy(o->data(), args.o, o->size() * sizeof(float), cudaMemcpyDeviceToHost));
+    Check(cudaMemcpy(step->output.health.data(), device.health,
+                     step->rows.size() * sizeof(StateHealth), cudaMemcpyDeviceToHost));
+    Check(cudaMemcpy(counters.data(), device.counters, counters.size() * sizeof(uint32_t),
+                     cudaMemcpyDeviceToHost));
+    if (std::any_of(counters.begin(), counters.end(), [](uint32_t x) { return x != 0; })) {
+      std::fprintf(stderr, "Advance left its counters behind\n");
+      std::abort();
+    }
+    return milliseconds / 1e3;
+  }
+
+  double Precondition(const PreconditionArgs& /*args*/, CpuStep* /*step*/) override {
+    std::fprintf(stderr, "CUDA has no preconditioner\n");
+    std::abort();
+  }
+
+  int64_t StateIndex(const MemoryShape& shape, int key, int column) const override {
+    return evenflow::StateIndex(shape.key_dim, shape.value_dim, key, column);
+  }
+
+  CudaMemoryDevice() {
+    Check(cudaEventCreate(&begin_));
+    Check(cudaEventCreate(&end_));
+  }
+
+  ~CudaMemoryDevice() override {
+    cudaEventDestroy(begin_);
+    cudaEventDestroy(end_);
+  }
+
+ private:
+  Buffer slots_, q_, k_, v_, log_decay_, beta_, o_, rows_, health_, counters_;
+  CudaScratch scratch_;
+  cudaEvent_t begin_ = nullptr;
+  cudaEvent_t end_ = nullptr;
+};
+
+}  // namespace
+
+const char* DeviceRefusal(MemoryKind memory) {
+  AdvanceArgs args;
+  args.memory = memory;
+  return CudaRefusal(args);
+}
+
+std::unique_ptr<MemoryDevice> CreateMemoryDevice(int /*threads*/) {
+  return std::make_unique<CudaMemoryDevice>();
+}
+
+}  // namespace evenflow
