@@ -58,8 +58,8 @@ class Head {
       Begin();
     }
     for (int t = 0; t < row_.tokens; ++t) {
-      Token(t);
       Commit(row_.position + t);
+      Token(t);
     }
     __syncthreads();
     if (thread_ == 0) {
@@ -157,7 +157,7 @@ class Head {
     return z;
   }
 
-  // Stores what may be stored once the token at `p` has been read.
+  // Stores what may be stored with the token at `p`, before its rows take the place of old ones.
   __device__ void Commit(int64_t p) {
     const int64_t end = call_.window.Stored(p);
     __syncthreads();
