@@ -52,6 +52,9 @@ struct NormArgs {
   float eps = 1e-6f;
   float alpha = 1, shift = 0;
   TokenSet tokens = TokenSet::kAll;
+  // y is read by the next operation, a MatMul, and by no other: a device may compute that one's
+  // input as it goes and leave y unwritten.
+  bool feeds_product = false;
 };
 
 // Depthwise causal convolution over the session's last `taps` inputs, in place:
@@ -223,6 +226,7 @@ struct MlpActivationArgs {
   Matrix y;        // [token, size]
   int size = 0;
   Activation activation = Activation::kSilu;
+  bool feeds_product = false;  // as in NormArgs
 };
 
 struct SampleArgs {

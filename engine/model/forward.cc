@@ -161,6 +161,8 @@ void BindMlp(const Buffers& buffers, MlpPlan& mlp) {
   mlp.gate_up.y = buffers.gate_up;
   mlp.activation.gate_up = buffers.gate_up;
   mlp.activation.y = buffers.mlp;
+  mlp.norm.feeds_product = true;
+  mlp.activation.feeds_product = true;
   mlp.down.x = buffers.mlp;
   mlp.down.y = buffers.residual;
 }
@@ -168,6 +170,7 @@ void BindMlp(const Buffers& buffers, MlpPlan& mlp) {
 void BindLayer(const Buffers& buffers, LayerPlan& layer) {
   layer.mixer_norm.x = buffers.residual;
   layer.mixer_norm.y = buffers.normed;
+  layer.mixer_norm.feeds_product = true;
   BindMixer(buffers, layer.mixer);
   if (layer.mlp.has_value()) {
     BindMlp(buffers, *layer.mlp);

@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <cstdlib>
+#include <utility>
 
 #include "kernels/cuda/bandwidth.h"
 #include "kernels/cuda/cuda_backend.h"
@@ -140,6 +140,7 @@ void CudaBackend::BeginStep(const StepInput& input) {
   sampling_.assign(input.sampling, input.sampling + input.logit_count);
   samples_ = input.logit_count > 0 && input.sampling[0].params != nullptr;
   mode_ = Mode::kEager;
+  pending_ = {};
 
   step_.row_count = std::max(input.row_count, padded);
   step_.token_count = std::max(input.token_count, padded);
@@ -179,9 +180,41 @@ void CudaBackend::Embed(const EmbedArgs& args) {
   Run("Embed", CudaEmbed, args);
 }
 
+void CudaBackend::RunPending() {
+  const ProductInput pending = std::exchange(pending_, {});
+  if (pending.norm) {
+    Run("Norm", CudaNorm, *pending.norm);
+  } else if (pending.mlp) {
+    Run("MlpActivation", CudaMlpActivation, *pending.mlp);
+  }
+}
+
+void CudaBackend::Norm(const NormArgs& args) {
+  if (Enqueues() && args.feeds_product) {
+    RunPending();
+    pending_.norm = args;
+  } else {
+    Run("Norm", CudaNorm, args);
+  }
+}
+
+void CudaBackend::MlpActivation(const MlpActivationArgs& args) {
+  if (Enqueues() && args.feeds_product) {
+    RunPending();
+    pending_.mlp = args;
+  } else {
+    Run("MlpActivation", CudaMlpActivation, args);
+  }
+}
+
 void CudaBackend::MatMul(const MatMulArgs& args) {
   if (Enqueues()) {
-    if (!matmul_->Run(args, step_)) {
+    ProductInput input;
+    if (pending_.y() == args.x.data && CanCompute(pending_, args, RowsOf(args, step_))) {
+      input = std::exchange(pending_, {});
+    }
+    RunPending();
+    if (!matmul_->Run(args, input, step_)) {
       Fail("cuBLASLt has no product of [" + std::to_string(args.w.rows) + ", " +
            std::to_string(args.w.cols) + "], or there is no memory for it");
     }
@@ -199,6 +232,7 @@ void CudaBackend::Advance(const AdvanceArgs& args) {
 
 void CudaBackend::Sample(const SampleArgs& args) {
   if (Enqueues()) {
+    RunPending();
     CudaSample(args, buffers_.sampling(), step_);
     Check(cudaGetLastError(), "Sample");
   }

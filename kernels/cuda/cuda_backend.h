@@ -47,7 +47,7 @@ class CudaBackend final : public Backend {
   void Embed(const EmbedArgs& args) override;
   void MatMul(const MatMulArgs& args) override;
 
-  void Norm(const NormArgs& args) override { Run("Norm", CudaNorm, args); }
+  void Norm(const NormArgs& args) override;
 
   void TokenMix(const TokenMixArgs& args) override { Run("TokenMix", CudaTokenMix, args); }
 
@@ -69,9 +69,7 @@ class CudaBackend final : public Backend {
     Run("WindowAttention", CudaWindowAttention, args);
   }
 
-  void MlpActivation(const MlpActivationArgs& args) override {
-    Run("MlpActivation", CudaMlpActivation, args);
-  }
+  void MlpActivation(const MlpActivationArgs& args) override;
 
   void Sample(const SampleArgs& args) override;
   Ticket Launch() override;
@@ -94,11 +92,15 @@ class CudaBackend final : public Backend {
   void ForgetGraphs();
   void EndCapture();
 
+  // Runs what was put off for a product that did not come.
+  void RunPending();
+
   bool Enqueues() const { return mode_ != Mode::kReplay && error_.empty(); }
 
   template <class Args>
   void Run(const char* what, void (*operation)(const Args&, const CudaStep&), const Args& args) {
     if (Enqueues()) {
+      RunPending();
       operation(args, step_);
       Check(cudaGetLastError(), what);
     }
@@ -122,6 +124,7 @@ class CudaBackend final : public Backend {
   Ticket launched_ = 0, collected_ = 0;
 
   Mode mode_ = Mode::kEager;
+  ProductInput pending_;  // an operation that is left to the product after it
   GraphKey key_;
   std::map<GraphKey, cudaGraphExec_t> graphs_;  // nullptr: that step has run once, as warm-up
 };

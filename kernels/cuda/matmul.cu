@@ -141,8 +141,8 @@ const void* CudaMatMul::Converted(const Weight& w, DType dtype, cudaStream_t str
   return copy;
 }
 
-bool CudaMatMul::Run(const MatMulArgs& args, const CudaStep& step) {
-  const int rows = args.tokens == TokenSet::kLogits ? step.logit_count : step.token_count;
+bool CudaMatMul::Run(const MatMulArgs& args, const ProductInput& input, const CudaStep& step) {
+  const int rows = RowsOf(args, step);
   if (rows == 0) {
     return true;
   }
@@ -154,7 +154,7 @@ bool CudaMatMul::Run(const MatMulArgs& args, const CudaStep& step) {
   product.w.data = weight;
   product.w.dtype = args.x.dtype;
   if (ServesFewRows(product, rows)) {
-    CudaMatMulFewRows(product, rows, step.stream);
+    CudaMatMulFewRows(product, input, {rows, step.stream});
     return true;
   }
   return Multiply(product, weight, rows, step.stream);

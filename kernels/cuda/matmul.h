@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include <cublasLt.h>
@@ -15,6 +16,19 @@
 
 namespace evenflow {
 
+// What a product's x is computed from, where it was not written. At most one is set.
+struct ProductInput {
+  std::optional<NormArgs> norm;
+  std::optional<MlpActivationArgs> mlp;
+
+  // Where x would have been.
+  const void* y() const { return norm ? norm->y.data : mlp ? mlp->y.data : nullptr; }
+};
+
+inline int RowsOf(const MatMulArgs& args, const CudaStep& step) {
+  return args.tokens == TokenSet::kLogits ? step.logit_count : step.token_count;
+}
+
 class CudaMatMul {
  public:
   // nullptr, and why in *error, when cuBLASLt does not start.
@@ -22,8 +36,9 @@ class CudaMatMul {
   ~CudaMatMul();
 
   // Enqueues args on the step's stream. Returns false if cuBLASLt refuses. Sums are fp32; operands
-  // are of x's type: a weight of another one is converted at its first use and kept so.
-  bool Run(const MatMulArgs& args, const CudaStep& step);
+  // are of x's type: a weight of another one is converted at its first use and kept so. With an
+  // `input`, x is computed on the way. REQUIRES then: CanCompute.
+  bool Run(const MatMulArgs& args, const ProductInput& input, const CudaStep& step);
 
   // That weight is about to be freed.
   void Forget(const void* weight);
@@ -42,12 +57,19 @@ class CudaMatMul {
   std::map<const void*, void*> converted_;  // of each weight
 };
 
-// Whether the kernel for a few rows serves this product: bf16 operands in whole 16-byte pieces.
+// Whether the kernel for a few rows serves this product, its weights being bf16: all must come in
+// whole 16-byte pieces. And whether it can compute such an input as it goes.
+inline constexpr int kMaxFewRows = 16;
 bool ServesFewRows(const MatMulArgs& args, int rows);
+bool CanCompute(const ProductInput& input, const MatMulArgs& args, int rows);
+
+struct FewRows {
+  int rows = 0;
+  cudaStream_t stream = nullptr;
+};
 
 // The product of at most kMaxFewRows rows: every weight is read once, at the memory's speed.
-inline constexpr int kMaxFewRows = 16;
-void CudaMatMulFewRows(const MatMulArgs& args, int rows, cudaStream_t stream);
+void CudaMatMulFewRows(const MatMulArgs& args, const ProductInput& input, const FewRows& call);
 
 }  // namespace evenflow
 
