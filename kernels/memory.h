@@ -122,13 +122,10 @@ struct Window {
   }
 };
 
-// A memory with several states a head, each read with a weight of its own, says how they are kept:
-//     struct Memory::Banks {
-//       static Window Fit(const Window& asked);                      // the nearest that it can use
-//       static int Count(const MemoryShape& shape, const Window& window);  // states of a head
-//       ...                                                          //
-//       kernels/cpu/banked_advance.cc
-//     };
+// A memory with several states a head, each read with a weight of its own (kernels/cpu/
+// banked_advance.cc), says how they are kept by a type Memory::Banks with at least
+//     static Window Fit(const Window& asked);   // the nearest window that it can use
+//     static int Count(const MemoryShape& shape, const Window& window);   // states of a head
 template <class Memory>
 concept Banked = requires {
   typename Memory::Banks;

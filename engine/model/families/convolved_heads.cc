@@ -1,4 +1,4 @@
-// What log-linear attention and VORT have in common around their memories.
+// What log-linear attention, VORT and VLA have in common around their memories.
 #include "engine/model/families/family.h"
 
 namespace evenflow {

@@ -34,36 +34,22 @@ Preconditioner ReadPreconditioner(Config& config, int heads, int key_dim) {
 
 MixerPlan PlanVlaMixer(MixerSource& source) {
   Config& config = source.config;
-  const int heads = Heads(config, 4);
-  const int key_dim = HeadSize(source, "expand_k", 1.0, heads);
-  const int value_dim = HeadSize(source, "expand_v", 1.0, heads);
   MixerPlan mixer;
+  Projections projections(source);
+  const ConvolvedHeads sizes = AddConvolvedHeads(source, &projections, &mixer);
+  const int heads = sizes.heads;
+  const int key_dim = sizes.key_dim;
   PreconditionArgs& precondition = mixer.precondition.emplace();
   precondition.preconditioner = ReadPreconditioner(config, heads, key_dim);
   const bool v3 = precondition.preconditioner.mode == PreconditionMode::kV3;
 
-  Projections projections(source);
   MemoryInputsArgs& inputs = mixer.inputs;
-  inputs.q_column = projections.Add("q_proj", heads * key_dim);
-  inputs.k_column = projections.Add("k_proj", heads * key_dim);
-  inputs.v_column = projections.Add("v_proj", heads * value_dim);
-  if (config.Bool("use_output_gate", true)) {
-    mixer.gate_column = projections.Add("g_proj", heads * value_dim);
-  }
   if (!v3 && config.Bool("use_write_gate", true)) {
     inputs.beta_column = projections.Add("b_proj", heads);
   }
   projections.Load(&mixer);
-  if (config.Bool("use_short_conv", true)) {
-    mixer.token_mix = PlanShortConvolution(source, true,
-                                           {{"q_conv1d", {heads * key_dim, Activation::kSilu}},
-                                            {"k_conv1d", {heads * key_dim, Activation::kSilu}},
-                                            {"v_conv1d", {heads * value_dim, Activation::kSilu}}});
-  }
+  PlanConvolvedHeads(source, sizes, &mixer);
 
-  inputs.shape = {heads, heads, heads, heads, key_dim, value_dim};
-  inputs.raw_key_dim = key_dim;
-  inputs.raw_value_dim = value_dim;
   const bool elu = config.Text("feature_map", "", {"elu"}) == "elu";
   if (v3) {
     if (!elu) {
@@ -81,10 +67,6 @@ MixerPlan PlanVlaMixer(MixerSource& source) {
   const double gamma = v3 ? 1.0 : config.Float("gamma", 1.0, 1e-30, 1);
   mixer.advance.log_decay = source.weights.Constant(
       std::vector<float>(static_cast<size_t>(heads), static_cast<float>(std::log(gamma))));
-
-  mixer.output = PlanHeadNorm(source, heads, value_dim, {"o_norm.weight"});
-  mixer.output.gate_activation = Activation::kSilu;
-  mixer.out_proj = PlanOutProjection(source, heads * value_dim);
   return mixer;
 }
 
