@@ -47,7 +47,10 @@ void CudaAdvance(const AdvanceArgs& args, const CudaStep& step) {
   call.layout = LayoutOf(args.memory, args.shape, args.window, args.state_dtype);
   call.rows = step.rows;
   call.health = step.health + int64_t{args.memory_layer} * step.health_stride;
-  const size_t log_bytes = LogBytes(args, step);
+  const bool decodes = DecodeSupports(args, step.row_count);
+  call.min_tokens = decodes ? 2 : 1;
+  const bool any = step.max_row_tokens >= call.min_tokens;
+  const size_t log_bytes = any ? LogBytes(args, step) : 0;
   const size_t parts = static_cast<size_t>(step.row_count) *
                        static_cast<size_t>(args.shape.heads * Quads(args.shape.value_dim));
   auto* scratch =
@@ -57,11 +60,10 @@ void CudaAdvance(const AdvanceArgs& args, const CudaStep& step) {
   }
   call.logs = reinterpret_cast<float*>(scratch);
   call.parts = reinterpret_cast<HealthPart*>(scratch + log_bytes);
-  if (DecodeSupports(args, step.row_count)) {
+  if (decodes) {
     (args.state_dtype == DType::kF32 ? DecodeF32 : DecodeBF16)(call, step);
-    call.min_tokens = 2;
   }
-  if (step.max_row_tokens >= call.min_tokens) {
+  if (any) {
     AdvanceAnyShape(call, step);
   }
 }

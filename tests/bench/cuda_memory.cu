@@ -260,7 +260,7 @@ double Measure(const Setup& setup, bool lockstep) {
   args.log_decay = log_decay.As<float>();
   args.beta = beta.As<float>();
   args.o = o.As<float>();
-  scratch.Take(size_t{1} << 24);  // allocations cannot be captured
+  scratch.Take(size_t{1} << 26);  // allocations cannot be captured
   const auto enqueue = [&](cudaStream_t stream) {
     step.stream = stream;
     for (size_t layer = 0; layer < layers; ++layer) {

@@ -134,6 +134,9 @@ class CudaMemoryDevice : public MemoryDevice {
 }  // namespace
 
 const char* DeviceRefusal(MemoryKind memory) {
+  if (Fitted({memory, PlainShape(1, 16, 16), Window(), DType::kF32}).mode.has_value()) {
+    return "a preconditioner before the memory";
+  }
   AdvanceArgs args;
   args.memory = memory;
   return CudaRefusal(args);
