@@ -13,6 +13,7 @@
 
 #include "kernels/operations.h"
 #include "kernels/precondition.h"
+#include "kernels/rwkv7_operations.h"
 #include "kernels/sampling.h"
 #include "kernels/window_attention.h"
 
@@ -98,8 +99,10 @@ class Backend {
   virtual void MatMul(const MatMulArgs& args) = 0;
   virtual void Norm(const NormArgs& args) = 0;
   virtual void TokenMix(const TokenMixArgs& args) = 0;
+  virtual void TokenShift(const TokenShiftArgs& args) = 0;
   virtual void MemoryInputs(const MemoryInputsArgs& args) = 0;
   virtual void Precondition(const PreconditionArgs& args) = 0;
+  virtual void GeneralizedDeltaKeys(const GeneralizedDeltaKeysArgs& args) = 0;
   virtual void Advance(const AdvanceArgs& args) = 0;
   virtual void MemoryOutput(const MemoryOutputArgs& args) = 0;
   virtual void WindowAttention(const WindowAttentionArgs& args) = 0;

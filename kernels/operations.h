@@ -15,7 +15,7 @@
 
 namespace evenflow {
 
-enum class Activation : uint8_t { kNone, kSilu, kRelu, kElu1, kSigmoid };
+enum class Activation : uint8_t { kNone, kSilu, kRelu, kElu1, kSigmoid, kTanh, kSquaredRelu };
 enum class NormKind : uint8_t {
   kRms,    // x / sqrt(mean(x^2) + eps) * weight + bias
   kLayer,  // the same of x - mean(x)
@@ -41,7 +41,7 @@ struct MatMulArgs {
   TokenSet tokens = TokenSet::kAll;
 };
 
-// y = norm(x), see NormKind. With kLogits, output row i is input row logit_tokens[i].
+// y = norm(x), see NormKind; y may be x. With kLogits, output row i is input row logit_tokens[i].
 struct NormArgs {
   Matrix x;  // [token, dim]
   Matrix y;
@@ -105,6 +105,7 @@ enum class HeadNorm : uint8_t {
   kL2,      // x / sqrt(sum x^2 + 1e-6)
   kSum,     // x / sum x
   kSumEps,  // x / (sum x + 1e-4)
+  kUnit,    // x / max(|x|, 1e-12)
 };
 
 // How a log decay g comes from its projection x: one number a head, or one a head and key channel.
@@ -199,6 +200,7 @@ enum class OutputNorm : uint8_t {
   kBeforeGate,  // y = norm(o) act(gate)
   kAfterGate,   // y = norm(o act(gate))
   kNone,        // y = o act(gate)
+  kGroup,       // y = (layer norm(o) weight + bias + skip) act(gate); the norm is of o alone
 };
 
 // From what was read, o <- o / normaliser + skip_weight skip, to what is projected. Norms are of
@@ -210,23 +212,25 @@ struct MemoryOutputArgs {
   bool normalizer = false;             // the last column divides: o / (o_last + 1e-10) or, with
   float normalizer_floor = 0;          // a floor, o / max(o_last, floor)
   Matrix skip;                         // [token, heads * value_dim]; data nullptr: none
-  const float* skip_weight = nullptr;  // [heads * value_dim]
+  const float* skip_weight = nullptr;  // [heads * value_dim]; not with kGroup
   OutputNorm norm = OutputNorm::kBeforeGate;
   const float* weight = nullptr;  // [value_dim], nullptr: ones
   bool weight_per_head = false;   // the weight is [heads, value_dim]
+  const float* bias = nullptr;    // [heads * value_dim], with kGroup
   float eps = 1e-6f;
   Matrix gate;  // [token, heads * value_dim]; data nullptr: no gate
   Activation gate_activation = Activation::kNone;
   Matrix y;  // [token, heads * value_dim]
 };
 
-// y = act(gate) * up.
+// y = act(gate) * up, or act(gate) where there is no up.
 struct MlpActivationArgs {
-  Matrix gate_up;  // [token, 2 * size]: gate, then up
-  Matrix y;        // [token, size]
+  Matrix gate_up;  // [token, 2 * size]: gate, then up; [token, size] where there is no up
+  bool has_up = true;
+  Matrix y;  // [token, size]
   int size = 0;
   Activation activation = Activation::kSilu;
-  bool feeds_product = false;  // as in NormArgs
+  bool feeds_product = false;  // as in NormArgs; only with has_up
 };
 
 struct SampleArgs {

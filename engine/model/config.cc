@@ -172,6 +172,22 @@ std::vector<Config> Config::Objects(absl::string_view field) {
   return objects;
 }
 
+int Config::LayerInt(absl::string_view field, int layer, int layers, int fallback, int max) {
+  const nlohmann::json* value = Find(field);
+  if (value == nullptr || !value->is_array()) {
+    return Int(field, fallback, 1, max);
+  }
+  const auto index = static_cast<size_t>(layer);
+  const bool fits = value->size() == static_cast<size_t>(layers) && (*value)[index].is_number();
+  const double number = fits ? (*value)[index].get<double>() : 0;
+  if (!(number >= 1 && number <= max) || number != std::floor(number)) {
+    Fail(field, absl::StrCat("allowed: an integer from 1 to ", max,
+                             ", or a list of one for each of ", layers, " layers"));
+    return fallback;
+  }
+  return static_cast<int>(number);
+}
+
 bool Config::Bool(absl::string_view field, bool fallback) {
   const nlohmann::json* value = Find(field);
   if (value == nullptr) {

@@ -37,6 +37,8 @@ class Config {
   // A list of as many such numbers as the fallback.
   std::vector<double> Floats(absl::string_view field, std::vector<double> fallback, double min,
                              double max);
+  // That of `layer`, where the field is a list with one integer for each of so many layers; or Int.
+  int LayerInt(absl::string_view field, int layer, int layers, int fallback, int max = 1 << 24);
   bool Bool(absl::string_view field, bool fallback);
   // One of `allowed`.
   std::string Text(absl::string_view field, absl::string_view fallback,

@@ -5,12 +5,7 @@
 namespace evenflow {
 namespace {
 
-constexpr size_t kAlignment = 64;      // bytes, of each part of a slot
 constexpr int64_t kRowAlignment = 16;  // elements, of each activation row
-
-size_t AlignUp(size_t bytes) {
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
 
 // With the room that a device may use for more.
 int64_t Padded(int64_t count) {
@@ -19,8 +14,8 @@ int64_t Padded(int64_t count) {
 
 // The largest width of each kind of activation over all layers, in elements a token.
 struct Widths {
-  int64_t projected = 0, key = 0, own_key = 0, raw_key = 0, query = 0, value = 0, decay = 0,
-          heads = 0, levels = 0, read = 0, mixed = 0, mlp = 0;
+  int64_t shifted = 0, projected = 0, key = 0, own_key = 0, raw_key = 0, query = 0, value = 0,
+          first_value = 0, decay = 0, heads = 0, levels = 0, read = 0, mixed = 0, mlp = 0;
 };
 
 int DecayChannels(const MixerPlan& mixer) {
@@ -33,9 +28,13 @@ Widths WidthsOf(const ModelPlan& plan) {
   for (const LayerPlan& layer : plan.layers) {
     const MemoryShape& shape = layer.mixer.inputs.shape;
     grow(widths.projected, layer.mixer.in_proj.w.rows);
-    for (const InnerProjection& inner : layer.mixer.inner) {
-      grow(widths.projected, inner.to + inner.matmul.w.rows);
+    for (const auto* list : {&layer.mixer.shifted, &layer.mixer.inner}) {
+      for (const InnerProjection& part : *list) {
+        grow(widths.projected, part.to + part.matmul.w.rows);
+      }
     }
+    grow(widths.shifted, int64_t{layer.mixer.shift.channels} * layer.mixer.shift.streams);
+    grow(widths.first_value, layer.mixer.keys.has_value() ? shape.heads * shape.value_dim : 0);
     grow(widths.query, int64_t{shape.query_heads} * shape.key_dim);
     const MemoryKind memory = layer.mixer.advance.memory;
     const int64_t key = int64_t{shape.key_heads} * shape.key_dim;
@@ -55,10 +54,11 @@ Widths WidthsOf(const ModelPlan& plan) {
 
 // The activations of one step, used by all layers in turn.
 struct Buffers {
-  Matrix residual, normed, projected, mixed, gate_up, mlp, last, logits;
+  Matrix residual, normed, shifted, projected, mixed, gate_up, mlp, last, logits;
   float *q = nullptr, *k = nullptr, *e = nullptr, *v = nullptr, *log_decay = nullptr,
         *beta = nullptr, *level_weights = nullptr, *o = nullptr;
-  float* raw_k = nullptr;  // before a preconditioner makes k of it
+  float* raw_k = nullptr;    // before a preconditioner makes k of it
+  float* first_v = nullptr;  // of the first layer, for all others
 };
 
 class BufferAllocator {
@@ -94,9 +94,26 @@ Matrix Column(const Matrix& matrix, int column) {
   return part;
 }
 
+void BindKeys(const Buffers& buffers, const MemoryShape& shape, GeneralizedDeltaKeysArgs& keys) {
+  keys.projected = buffers.projected;
+  keys.shape = shape;
+  keys.q = buffers.q;
+  keys.log_decay = buffers.log_decay;
+  keys.v = buffers.v;
+  keys.first_v = buffers.first_v;
+  keys.k = buffers.k;
+  keys.e = buffers.e;
+}
+
 void BindMixer(const Buffers& buffers, MixerPlan& mixer) {
   mixer.in_proj.x = buffers.normed;
   mixer.in_proj.y = buffers.projected;
+  mixer.shift.x = buffers.normed;
+  mixer.shift.y = buffers.shifted;
+  for (InnerProjection& stream : mixer.shifted) {
+    stream.matmul.x = Column(buffers.shifted, stream.from);
+    stream.matmul.y = Column(buffers.projected, stream.to);
+  }
   for (InnerProjection& inner : mixer.inner) {
     inner.matmul.x = Column(buffers.projected, inner.from);
     inner.matmul.y = Column(buffers.projected, inner.to);
@@ -123,6 +140,9 @@ void BindMixer(const Buffers& buffers, MixerPlan& mixer) {
     precondition.beta = buffers.beta;
     precondition.w = buffers.k;
     precondition.e = buffers.e;
+  }
+  if (mixer.keys.has_value()) {
+    BindKeys(buffers, inputs.shape, *mixer.keys);
   }
 
   AdvanceArgs& advance = mixer.advance;
@@ -157,12 +177,14 @@ void BindMixer(const Buffers& buffers, MixerPlan& mixer) {
 void BindMlp(const Buffers& buffers, MlpPlan& mlp) {
   mlp.norm.x = buffers.residual;
   mlp.norm.y = buffers.normed;
-  mlp.gate_up.x = buffers.normed;
+  mlp.shift.x = buffers.normed;
+  mlp.shift.y = buffers.shifted;
+  mlp.gate_up.x = mlp.shift.channels > 0 ? buffers.shifted : buffers.normed;
   mlp.gate_up.y = buffers.gate_up;
   mlp.activation.gate_up = buffers.gate_up;
   mlp.activation.y = buffers.mlp;
-  mlp.norm.feeds_product = true;
-  mlp.activation.feeds_product = true;
+  mlp.norm.feeds_product = mlp.shift.channels == 0;
+  mlp.activation.feeds_product = mlp.activation.has_up;
   mlp.down.x = buffers.mlp;
   mlp.down.y = buffers.residual;
 }
@@ -170,84 +192,14 @@ void BindMlp(const Buffers& buffers, MlpPlan& mlp) {
 void BindLayer(const Buffers& buffers, LayerPlan& layer) {
   layer.mixer_norm.x = buffers.residual;
   layer.mixer_norm.y = buffers.normed;
-  layer.mixer_norm.feeds_product = true;
+  layer.mixer_norm.feeds_product = layer.mixer.shift.channels == 0;
   BindMixer(buffers, layer.mixer);
   if (layer.mlp.has_value()) {
     BindMlp(buffers, *layer.mlp);
   }
 }
 
-// The bytes that a layer's memory takes at `offset` of a slot; `index` counts the memories.
-size_t PlaceMemory(const ModelOptions& options, size_t offset, int index, MixerPlan& mixer) {
-  AdvanceArgs& advance = mixer.advance;
-  advance.window = options.window;
-  advance.state_dtype = options.state_dtype;
-  advance.memory_layer = index;
-  advance.layer_offset = offset;
-  size_t bytes = AlignUp(
-      LayoutOf(advance.memory, mixer.inputs.shape, options.window, options.state_dtype).bytes);
-  if (mixer.precondition.has_value()) {
-    PreconditionArgs& precondition = *mixer.precondition;
-    precondition.window = options.window;
-    precondition.layer_offset = offset + bytes;
-    bytes += AlignUp(LayoutOf(precondition.preconditioner, options.window).bytes);
-  }
-
-  TokenMixArgs& mix = mixer.token_mix;
-  mix.rollback = options.window.rollback;
-  mix.ring_offset = offset + bytes;
-  if (mix.channels > 0 && mix.taps > 1) {
-    bytes += AlignUp(static_cast<size_t>(mix.taps - 1 + mix.rollback) *
-                     static_cast<size_t>(mix.channels) * sizeof(float));
-  }
-  return bytes;
-}
-
-size_t PlaceAttention(const ModelOptions& options, size_t offset, WindowAttentionArgs& attention) {
-  attention.rollback = options.window.rollback;
-  attention.ring_offset = offset;
-  return AlignUp(attention.ring_bytes());
-}
-
-LayerInfo Describe(const MixerPlan& mixer) {
-  LayerInfo info;
-  if (mixer.attention.has_value()) {
-    const WindowAttentionArgs& attention = *mixer.attention;
-    info.memory = "window_attention";
-    info.shape = {attention.key_heads, attention.heads,    attention.key_heads,
-                  attention.key_heads, attention.head_dim, attention.head_dim};
-    info.attention_window = attention.window;
-  } else {
-    info.memory = Name(mixer.advance.memory);
-    info.shape = mixer.inputs.shape;
-    info.banks = BankCount(mixer.advance.memory, info.shape, mixer.advance.window);
-    info.detail = mixer.detail;
-  }
-  if (mixer.precondition.has_value()) {
-    const PreconditionArgs& precondition = *mixer.precondition;
-    info.mode = Name(precondition.preconditioner.mode);
-    info.preconditioner_bytes =
-        static_cast<int64_t>(LayoutOf(precondition.preconditioner, precondition.window).bytes);
-  }
-  return info;
-}
-
 }  // namespace
-
-size_t PlaceStates(const ModelOptions& options, ModelPlan& plan, std::vector<LayerInfo>* layers) {
-  size_t offset = 0;
-  int memories = 0;
-  for (LayerPlan& layer : plan.layers) {
-    MixerPlan& mixer = layer.mixer;
-    const size_t bytes = mixer.attention.has_value()
-                             ? PlaceAttention(options, offset, *mixer.attention)
-                             : PlaceMemory(options, offset, memories++, mixer);
-    layers->push_back(Describe(mixer));
-    layers->back().state_bytes = static_cast<int64_t>(bytes);
-    offset += bytes;
-  }
-  return offset;
-}
 
 absl::Status BindBuffers(const ModelOptions& options, BackendMemory& memory, ModelPlan& plan) {
   const Widths widths = WidthsOf(plan);
@@ -259,6 +211,7 @@ absl::Status BindBuffers(const ModelOptions& options, BackendMemory& memory, Mod
   // Sums of all layers: little to move, and much to lose in bf16.
   buffers.residual = allocator.Rows(tokens, plan.hidden_size, DType::kF32);
   buffers.normed = allocator.Rows(tokens, plan.hidden_size, dtype);
+  buffers.shifted = allocator.Rows(tokens, widths.shifted, dtype);
   buffers.projected = allocator.Rows(tokens, widths.projected, dtype);
   buffers.mixed = allocator.Rows(tokens, widths.mixed, dtype);
   buffers.gate_up = allocator.Rows(tokens, 2 * widths.mlp, dtype);
@@ -274,10 +227,14 @@ absl::Status BindBuffers(const ModelOptions& options, BackendMemory& memory, Mod
   buffers.beta = allocator.Floats(tokens * widths.heads);
   buffers.level_weights = allocator.Floats(tokens * widths.levels);
   buffers.o = allocator.Floats(tokens * widths.read);
+  buffers.first_v = allocator.Floats(tokens * widths.first_value);
   if (!allocator.status().ok()) {
     return allocator.status();
   }
   plan.embed.out = buffers.residual;
+  if (plan.embed_norm.has_value()) {
+    plan.embed_norm->x = plan.embed_norm->y = buffers.residual;
+  }
   for (LayerPlan& layer : plan.layers) {
     BindLayer(buffers, layer);
   }
@@ -290,19 +247,40 @@ absl::Status BindBuffers(const ModelOptions& options, BackendMemory& memory, Mod
 
 namespace {
 
-// From what a mixer projects to what it projects back.
-void RunMemory(const Slots& slots, MixerPlan& mixer, Backend& backend) {
-  for (InnerProjection& inner : mixer.inner) {
-    backend.MatMul(inner.matmul);
+void RunShift(const Slots& slots, TokenShiftArgs& shift, Backend& backend) {
+  if (shift.channels > 0) {
+    shift.slots = slots;
+    backend.TokenShift(shift);
+  }
+}
+
+// From a normed residual stream to all that a mixer projects it to.
+void RunProjections(const Slots& slots, MixerPlan& mixer, Backend& backend) {
+  RunShift(slots, mixer.shift, backend);
+  for (const InnerProjection& stream : mixer.shifted) {
+    backend.MatMul(stream.matmul);
+  }
+  if (mixer.shifted.empty()) {
+    backend.MatMul(mixer.in_proj);
   }
   if (mixer.token_mix.channels > 0) {
     mixer.token_mix.slots = slots;
     backend.TokenMix(mixer.token_mix);
   }
+  for (const InnerProjection& inner : mixer.inner) {
+    backend.MatMul(inner.matmul);
+  }
+}
+
+// From what a mixer projects to what it projects back.
+void RunMemory(const Slots& slots, MixerPlan& mixer, Backend& backend) {
   backend.MemoryInputs(mixer.inputs);
   if (mixer.precondition.has_value()) {
     mixer.precondition->slots = slots;
     backend.Precondition(*mixer.precondition);
+  }
+  if (mixer.keys.has_value()) {
+    backend.GeneralizedDeltaKeys(*mixer.keys);
   }
   mixer.advance.slots = slots;
   backend.Advance(mixer.advance);
@@ -318,10 +296,13 @@ void RunAttention(const Slots& slots, WindowAttentionArgs& attention, Backend& b
 
 void RunForward(const Slots& slots, ModelPlan& plan, Backend& backend) {
   backend.Embed(plan.embed);
+  if (plan.embed_norm.has_value()) {
+    backend.Norm(*plan.embed_norm);
+  }
   for (LayerPlan& layer : plan.layers) {
     MixerPlan& mixer = layer.mixer;
     backend.Norm(layer.mixer_norm);
-    backend.MatMul(mixer.in_proj);
+    RunProjections(slots, mixer, backend);
     if (mixer.attention.has_value()) {
       RunAttention(slots, *mixer.attention, backend);
     } else {
@@ -331,6 +312,7 @@ void RunForward(const Slots& slots, ModelPlan& plan, Backend& backend) {
 
     if (layer.mlp.has_value()) {
       backend.Norm(layer.mlp->norm);
+      RunShift(slots, layer.mlp->shift, backend);
       backend.MatMul(layer.mlp->gate_up);
       backend.MlpActivation(layer.mlp->activation);
       backend.MatMul(layer.mlp->down);

@@ -12,7 +12,8 @@
 
 namespace evenflow {
 
-// The second factor of a low-rank projection: columns of the projections, from columns before them.
+// A projection from columns of one matrix to columns of another: the second factor of a low-rank
+// projection, or one of a stream of shifted inputs.
 struct InnerProjection {
   int from = 0;
   int to = 0;
@@ -23,14 +24,16 @@ struct InnerProjection {
 // In hybrid models some layers have window attention between the projections instead. Families
 // leave activation matrices, buffers, slots and offsets unset.
 struct MixerPlan {
-  MatMulArgs in_proj;  // D -> all projections side by side
-  std::vector<InnerProjection> inner;
-  int mix_column = 0;       // first column of the convolution's channels among these
-  TokenMixArgs token_mix;   // channels 0: none
-  MemoryInputsArgs inputs;  // with the memory's shape
-  // VLA's; with its mode, lambda0, mu and weights.
-  std::optional<PreconditionArgs> precondition;
-  AdvanceArgs advance;  // memory kind and, for a constant decay, log_decay
+  MatMulArgs in_proj;                    // D -> all projections side by side
+  TokenShiftArgs shift;                  // channels 0: none
+  std::vector<InnerProjection> shifted;  // with a shift in place of in_proj: from its streams
+  std::vector<InnerProjection> inner;    // from projections to projections, after the convolution
+  int mix_column = 0;                    // first column of the convolution's channels among these
+  TokenMixArgs token_mix;                // channels 0: none
+  MemoryInputsArgs inputs;               // with the memory's shape
+  std::optional<GeneralizedDeltaKeysArgs> keys;  // RWKV-7's
+  std::optional<PreconditionArgs> precondition;  // VLA's; with its mode, lambda0, mu and weights
+  AdvanceArgs advance;                           // memory kind and, for a constant decay, log_decay
   MemoryOutputArgs output;
   int gate_column = -1;  // first column of the output gate among the projections; -1: none
   int skip_column = -1;  // likewise of what the output adds, as the convolution left it
@@ -42,7 +45,8 @@ struct MixerPlan {
 
 struct MlpPlan {
   NormArgs norm;
-  MatMulArgs gate_up;  // D -> 2 I: gate, then up
+  TokenShiftArgs shift;  // channels 0: none
+  MatMulArgs gate_up;    // D -> 2 I: gate, then up; or D -> I, without up
   MlpActivationArgs activation;
   MatMulArgs down;  // I -> D, added to the residual stream
 };
@@ -57,6 +61,7 @@ struct ModelPlan {
   int hidden_size = 0;
   int vocab_size = 0;
   EmbedArgs embed;
+  std::optional<NormArgs> embed_norm;  // of the embedding, which it replaces
   std::vector<LayerPlan> layers;
   NormArgs norm;
   MatMulArgs head;

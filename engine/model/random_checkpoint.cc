@@ -111,7 +111,8 @@ std::string RandomConfig(const RandomModel& model) {
                                    {"num_hidden_layers", model.layers},
                                    {"num_heads", model.heads},
                                    {"vocab_size", model.vocab_size}};
-  if (model.model_type == "gated_deltanet" || model.model_type == "kda") {
+  if (model.model_type == "gated_deltanet" || model.model_type == "kda" ||
+      model.model_type == "rwkv7") {
     config["head_dim"] = model.hidden_size / model.heads;
   }
   if (model.model_type == "hgrn2") {

@@ -44,9 +44,15 @@ class CpuBackend final : public Backend {
 
   void TokenMix(const TokenMixArgs& args) override { CpuTokenMix(args, step_, pool_); }
 
+  void TokenShift(const TokenShiftArgs& args) override { CpuTokenShift(args, step_, pool_); }
+
   void MemoryInputs(const MemoryInputsArgs& args) override { CpuMemoryInputs(args, step_, pool_); }
 
   void Precondition(const PreconditionArgs& args) override { CpuPrecondition(args, step_, pool_); }
+
+  void GeneralizedDeltaKeys(const GeneralizedDeltaKeysArgs& args) override {
+    CpuGeneralizedDeltaKeys(args, step_, pool_);
+  }
 
   void Advance(const AdvanceArgs& args) override;
 

@@ -73,6 +73,10 @@ void Activate(Activation activation, float* x, int64_t count) {
       return Apply<Relu>(x, count);
     case Activation::kElu1:
       return Apply<Elu1>(x, count);
+    case Activation::kTanh:
+      return Apply<Tanh>(x, count);
+    case Activation::kSquaredRelu:
+      return Apply<SquaredRelu>(x, count);
   }
 }
 

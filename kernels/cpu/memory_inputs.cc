@@ -24,7 +24,7 @@ struct Heads {
 
 void NormHead(HeadNorm norm, float scale, int dim, float* x) {
   float sum = 0;
-  if (norm == HeadNorm::kL2) {
+  if (SumsSquares(norm)) {
     sum = Sum(dim, [&](int64_t i) { return x[i] * x[i]; });
   } else if (norm != HeadNorm::kNone) {
     sum = Sum(dim, [&](int64_t i) { return x[i]; });

@@ -14,8 +14,24 @@ struct HeadOutput {
   const float* skip_weight;
   const float* gate;    // nullptr: none
   const float* weight;  // nullptr: ones
+  const float* bias;    // nullptr: zeros
   float* y;
 };
+
+// y <- y (layer norm(o) weight + bias + skip), y being the gate.
+void GroupNormHead(const MemoryOutputArgs& args, const HeadOutput& head) {
+  const int dim = args.value_dim;
+  const float* const o = head.o;
+  const float mean = Sum(dim, [&](int64_t i) { return o[i]; }) / static_cast<float>(dim);
+  const float squares = Sum(dim, [&](int64_t i) { return (o[i] - mean) * (o[i] - mean); });
+  const float factor = InverseRms(squares, dim, args.eps);
+  for (int i = 0; i < dim; ++i) {
+    const float weight = head.weight == nullptr ? 1.0f : head.weight[i];
+    const float bias = head.bias == nullptr ? 0.0f : head.bias[i];
+    const float skip = head.skip == nullptr ? 0.0f : head.skip[i];
+    head.y[i] *= (o[i] - mean) * factor * weight + bias + skip;
+  }
+}
 
 void OutputHead(const MemoryOutputArgs& args, const HeadOutput& head) {
   const int dim = args.value_dim;
@@ -23,7 +39,8 @@ void OutputHead(const MemoryOutputArgs& args, const HeadOutput& head) {
   const float scale = args.normalizer ? NormalizerFactor(head.o[dim], args.normalizer_floor) : 1.0f;
   const auto read = [&](int64_t i) {
     const float o = head.o[i] * scale;
-    return head.skip == nullptr ? o : o + head.skip_weight[i] * head.skip[i];
+    const bool adds = head.skip != nullptr && args.norm != OutputNorm::kGroup;
+    return adds ? o + head.skip_weight[i] * head.skip[i] : o;
   };
   // The gate may lie where y does.
   if (head.gate == nullptr) {
@@ -33,6 +50,9 @@ void OutputHead(const MemoryOutputArgs& args, const HeadOutput& head) {
   } else {
     std::memmove(y, head.gate, static_cast<size_t>(dim) * sizeof(float));
     Activate(args.gate_activation, y, dim);
+  }
+  if (args.norm == OutputNorm::kGroup) {
+    return GroupNormHead(args, head);
   }
   float factor = 1.0f;
   if (args.norm == OutputNorm::kBeforeGate) {
@@ -65,6 +85,7 @@ void CpuMemoryOutput(const MemoryOutputArgs& args, const CpuStep& step, WorkerPo
                {args.o + item * stride, ColumnOf(args.skip, token, column),
                 args.skip_weight == nullptr ? nullptr : args.skip_weight + column,
                 ColumnOf(args.gate, token, column), own_weight ? args.weight + column : args.weight,
+                args.bias == nullptr ? nullptr : args.bias + column,
                 MutableRowOf(args.y, token) + column});
   });
 }

@@ -14,13 +14,12 @@ void CpuMlpActivation(const MlpActivationArgs& args, const CpuStep& step, Worker
     const int64_t begin = item % parts * kPart;
     const int64_t count = std::min(kPart, args.size - begin);
     const float* const gate = RowOf(args.gate_up, item / parts) + begin;
-    const float* const up = gate + args.size;
     float* const y = MutableRowOf(args.y, item / parts) + begin;
     float activated[kPart];
     std::memcpy(activated, gate, static_cast<size_t>(count) * sizeof(float));
     Activate(args.activation, activated, count);
     for (int64_t i = 0; i < count; ++i) {
-      y[i] = activated[i] * up[i];
+      y[i] = args.has_up ? activated[i] * gate[args.size + i] : activated[i];
     }
   });
 }

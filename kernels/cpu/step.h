@@ -27,8 +27,11 @@ void CpuEmbed(const EmbedArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuMatMul(const MatMulArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuNorm(const NormArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuTokenMix(const TokenMixArgs& args, const CpuStep& step, WorkerPool& pool);
+void CpuTokenShift(const TokenShiftArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuMemoryInputs(const MemoryInputsArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuPrecondition(const PreconditionArgs& args, const CpuStep& step, WorkerPool& pool);
+void CpuGeneralizedDeltaKeys(const GeneralizedDeltaKeysArgs& args, const CpuStep& step,
+                             WorkerPool& pool);
 void CpuMemoryOutput(const MemoryOutputArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuWindowAttention(const WindowAttentionArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuMlpActivation(const MlpActivationArgs& args, const CpuStep& step, WorkerPool& pool);

@@ -51,12 +51,18 @@ class CudaBackend final : public Backend {
 
   void TokenMix(const TokenMixArgs& args) override { Run("TokenMix", CudaTokenMix, args); }
 
+  void TokenShift(const TokenShiftArgs& args) override { Run("TokenShift", CudaTokenShift, args); }
+
   void MemoryInputs(const MemoryInputsArgs& args) override {
     Run("MemoryInputs", CudaMemoryInputs, args);
   }
 
   void Precondition(const PreconditionArgs& args) override {
     Run("Precondition", CudaPrecondition, args);
+  }
+
+  void GeneralizedDeltaKeys(const GeneralizedDeltaKeysArgs& args) override {
+    Run("GeneralizedDeltaKeys", CudaGeneralizedDeltaKeys, args);
   }
 
   void Advance(const AdvanceArgs& args) override;

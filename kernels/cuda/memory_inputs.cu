@@ -109,7 +109,7 @@ __device__ void PrepareHead(const MemoryInputsArgs& args, const FeatureMapArgs& 
   float sum = 0;
   if (head.norm != HeadNorm::kNone) {
     for (int i = lane; i < dim; i += 32) {
-      sum += head.norm == HeadNorm::kL2 ? y[i] * y[i] : y[i];
+      sum += SumsSquares(head.norm) ? y[i] * y[i] : y[i];
     }
     sum = WarpSum(sum);
   }

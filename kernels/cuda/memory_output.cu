@@ -21,7 +21,7 @@ __global__ void MemoryOutputKernel(MemoryOutputArgs args) {
   const float scale = args.normalizer ? NormalizerFactor(o[dim], args.normalizer_floor) : 1.0f;
   const auto read = [&](int i) {
     const float value = o[i] * scale;
-    return args.skip.data == nullptr
+    return args.skip.data == nullptr || args.norm == OutputNorm::kGroup
                ? value
                : value + args.skip_weight[column + i] * LoadAs<T>(args.skip, token, column + i);
   };
@@ -46,11 +46,16 @@ __global__ void MemoryOutputKernel(MemoryOutputArgs args) {
       visit(i, read(i), Activate(args.gate_activation, gate(i)));
     }
   };
+  float mean = 0;
+  if (args.norm == OutputNorm::kGroup) {
+    for_channels([&](int, float value, float) { mean += value; });
+    mean = BlockSum(mean) / static_cast<float>(dim);
+  }
   float factor = 1;
   if (args.norm != OutputNorm::kNone) {
     float squares = 0;
     for_channels([&](int, float value, float gated) {
-      const float normed = args.norm == OutputNorm::kAfterGate ? value * gated : value;
+      const float normed = args.norm == OutputNorm::kAfterGate ? value * gated : value - mean;
       squares += normed * normed;
     });
     factor = InverseRms(BlockSum(squares), dim, args.eps);
@@ -59,7 +64,12 @@ __global__ void MemoryOutputKernel(MemoryOutputArgs args) {
       args.weight == nullptr || !args.weight_per_head ? args.weight : args.weight + column;
   for_channels([&](int i, float value, float gated) {
     const float w = weight == nullptr ? 1.0f : weight[i];
-    Store(args.y, token, column + i, gated * (value * factor * w));
+    float added = 0;
+    if (args.norm == OutputNorm::kGroup) {
+      added = (args.bias == nullptr ? 0.0f : args.bias[column + i]) +
+              (args.skip.data == nullptr ? 0.0f : LoadAs<T>(args.skip, token, column + i));
+    }
+    Store(args.y, token, column + i, gated * ((value - mean) * factor * w + added));
   });
 }
 

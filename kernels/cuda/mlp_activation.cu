@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kThreads) MlpActivationKernel(MlpActivationArg
   for (int i = begin + static_cast<int>(threadIdx.x); i < begin + kPart; i += kThreads) {
     if (i < args.size) {
       const float gate = LoadAs<T>(args.gate_up, token, i);
-      const float up = LoadAs<T>(args.gate_up, token, int64_t{args.size} + i);
+      const float up = args.has_up ? LoadAs<T>(args.gate_up, token, int64_t{args.size} + i) : 1.0f;
       Store(args.y, token, i, Activate(args.activation, gate) * up);
     }
   }

@@ -96,8 +96,10 @@ struct CudaStep {
 void CudaEmbed(const EmbedArgs& args, const CudaStep& step);
 void CudaNorm(const NormArgs& args, const CudaStep& step);
 void CudaTokenMix(const TokenMixArgs& args, const CudaStep& step);
+void CudaTokenShift(const TokenShiftArgs& args, const CudaStep& step);
 void CudaMemoryInputs(const MemoryInputsArgs& args, const CudaStep& step);
 void CudaPrecondition(const PreconditionArgs& args, const CudaStep& step);
+void CudaGeneralizedDeltaKeys(const GeneralizedDeltaKeysArgs& args, const CudaStep& step);
 // Also fills step.health of args.memory_layer.
 void CudaAdvance(const AdvanceArgs& args, const CudaStep& step);
 void CudaMemoryOutput(const MemoryOutputArgs& args, const CudaStep& step);

@@ -46,6 +46,15 @@ EVENFLOW_HOST_DEVICE inline float LogSigmoid(float x) {
   return -Softplus(-x);
 }
 
+EVENFLOW_HOST_DEVICE inline float Tanh(float x) {
+  return std::tanh(x);
+}
+
+// max(x, 0)^2
+EVENFLOW_HOST_DEVICE inline float SquaredRelu(float x) {
+  return Relu(x) * Relu(x);
+}
+
 EVENFLOW_HOST_DEVICE inline float Activate(Activation activation, float x) {
   switch (activation) {
     case Activation::kSilu:
@@ -56,6 +65,10 @@ EVENFLOW_HOST_DEVICE inline float Activate(Activation activation, float x) {
       return Elu1(x);
     case Activation::kSigmoid:
       return Sigmoid(x);
+    case Activation::kTanh:
+      return Tanh(x);
+    case Activation::kSquaredRelu:
+      return SquaredRelu(x);
     case Activation::kNone:
       break;
   }

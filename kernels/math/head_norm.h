@@ -15,7 +15,12 @@ EVENFLOW_HOST_DEVICE inline float InverseRms(float sum_of_squares, int dim, floa
   return 1.0f / std::sqrt(sum_of_squares / static_cast<float>(dim) + eps);
 }
 
-// What a head is multiplied by, given the sum of its channels or (kL2) of their squares.
+// Whether a norm goes by the sum of squares.
+EVENFLOW_HOST_DEVICE inline bool SumsSquares(HeadNorm norm) {
+  return norm == HeadNorm::kL2 || norm == HeadNorm::kUnit;
+}
+
+// What a head is multiplied by, given the sum of its channels or of their squares.
 EVENFLOW_HOST_DEVICE inline float HeadNormFactor(HeadNorm norm, float sum) {
   switch (norm) {
     case HeadNorm::kL2:
@@ -24,6 +29,8 @@ EVENFLOW_HOST_DEVICE inline float HeadNormFactor(HeadNorm norm, float sum) {
       return 1.0f / sum;
     case HeadNorm::kSumEps:
       return 1.0f / (sum + 1e-4f);
+    case HeadNorm::kUnit:
+      return sum < 1e-24f ? 1e12f : 1.0f / std::sqrt(sum);
     case HeadNorm::kNone:
       break;
   }

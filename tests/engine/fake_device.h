@@ -110,9 +110,13 @@ class FakeDevice : public Backend {
 
   void TokenMix(const TokenMixArgs&) override {}
 
+  void TokenShift(const TokenShiftArgs&) override {}
+
   void MemoryInputs(const MemoryInputsArgs&) override {}
 
   void Precondition(const PreconditionArgs&) override {}
+
+  void GeneralizedDeltaKeys(const GeneralizedDeltaKeysArgs&) override {}
 
   void Advance(const AdvanceArgs&) override {}
 

@@ -88,6 +88,13 @@ def rmsnorm(x, w, eps):
     return y if w is None else y * w
 
 
+def layernorm(x, w, b, eps):
+    c = x - x.mean(-1, keepdims=True)
+    y = c / np.sqrt((c * c).mean(-1, keepdims=True) + eps)
+    y = y if w is None else y * w
+    return y if b is None else y + b
+
+
 def l2norm(x, eps=1e-6):
     return x / np.sqrt((x * x).sum(-1, keepdims=True) + eps)
 
@@ -532,8 +539,71 @@ class VLA(Model):
         return read_state(q, S) / np.maximum((q * z).sum(-1, keepdims=True), 1e-6)
 
 
+class RWKV7(Model):
+    eps_default = 1e-5
+
+    def norm(self, name, x):
+        return layernorm(x, self.w[name + '.weight'], self.w.get(name + '.bias'), self.eps)
+
+    def shifted(self, name, x, st):
+        """x(t - 1) - x(t)"""
+        before = st.get(name, np.zeros_like(x))
+        st[name] = x
+        return before - x
+
+    def lora(self, i, s, x, act=ACT['identity']):
+        return self.lin(i, f'attn.{s}_lora.lora.2', act(self.lin(i, f'attn.{s}_lora.lora.0', x)))
+
+    def kappa(self, i, k, H):
+        k = (k * self.t(i, 'attn.k_k')).reshape(H, -1)
+        return l2norm(k) if self.c.get('fuse_norm', True) else k / np.maximum(np.linalg.norm(k, axis=-1, keepdims=True),
+                                                                              1e-12)
+
+    def mixer(self, i, x, st, shared):
+        K = self.c.get('head_dim', 64) or self.D // self.c['num_heads']
+        H = self.D // K
+        if self.has(i, 'attn.x_x'):         # older files
+            mix = dict(zip('rwkvag', self.t(i, 'attn.x_x')))
+        else:
+            mix = {s: self.t(i, f'attn.x_{s}').ravel() for s in 'rwkvag'}
+        d = self.shifted('attn', x, st)
+        x = {s: x + d * m for s, m in mix.items()}
+        r, k, v = (self.lin(i, f'attn.{s}_proj', x[s]) for s in 'rkv')
+        w = np.exp(-math.exp(-0.5) * sigmoid(self.lora(i, 'w', x['w'], np.tanh))).reshape(H, K)
+        a, g = sigmoid(self.lora(i, 'a', x['a'])), self.lora(i, 'g', x['g'], sigmoid)
+        first = shared.setdefault('v', v)
+        if i > 0:
+            v = v + (first - v) * sigmoid(self.lora(i, 'v', x['v']))
+        kappa = self.kappa(i, k, H)
+        k = (k * (1 + (a - 1) * self.t(i, 'attn.k_a'))).reshape(H, K)
+        r, a, v = r.reshape(H, K), a.reshape(H, K), v.reshape(H, -1)
+        S = self.S(st, H, K, v.shape[1])
+        old = read_state(kappa, S)          # before the decay
+        write_state(S, kappa * a, -old, w)
+        write_state(S, k, v)
+        o = layernorm(read_state(r, S), None, None, K * self.eps).ravel()
+        o = o * self.t(i, 'attn.g_norm.weight') + self.t(i, 'attn.g_norm.bias')
+        bonus = (r * k * self.t(i, 'attn.r_k')).sum(-1, keepdims=True) * v
+        return self.lin(i, 'attn.o_proj', (o + bonus.ravel()) * g)
+
+    def ffn(self, i, x, st):
+        d = self.shifted('ffn', x, st)
+        return self.lin(i, 'ffn.value', relu(self.lin(i, 'ffn.key', x + d * self.t(i, 'ffn.x_k'))) ** 2)
+
+    def step(self, token, state):
+        h, shared = self.emb[token], {}
+        for i in range(self.L):
+            p = f'{self.prefix}layers.{i}.'
+            if i == 0 and self.c.get('norm_first', True):
+                h = self.norm(p + 'pre_norm', h)
+            h = h + self.mixer(i, self.norm(p + 'attn_norm', h), state[i], shared)
+            h = h + self.ffn(i, self.norm(p + 'ffn_norm', h), state[i])
+        return self.head @ self.norm(self.prefix + 'norm', h)
+
+
 MODELS = {'retnet': RetNet, 'linear_attn': LinearAttn, 'delta_net': DeltaNet, 'gated_deltanet': GatedDeltaNet,
-          'gla': GLA, 'hgrn2': HGRN2, 'kda': KDA, 'mamba2': Mamba2, 'kla': Kaczmarz, 'vla': VLA}
+          'gla': GLA, 'hgrn2': HGRN2, 'kda': KDA, 'mamba2': Mamba2, 'rwkv7': RWKV7,
+          'kla': Kaczmarz, 'vla': VLA}
 
 
 def load(directory):

@@ -143,11 +143,37 @@ def vla_mixer_tensors(c):
     return t
 
 
+def rwkv7_tensors_of(c):
+    D, L, size = c['hidden_size'], c['num_hidden_layers'], c['intermediate_size']
+    K = c['head_dim'] or D // c['num_heads']
+    Dv = c['value_dim'][0] if isinstance(c['value_dim'], list) else c['value_dim'] or D
+    names = ['pre_norm', 'attn_norm', 'ffn_norm'] if c.get('norm_first', True) else ['attn_norm', 'ffn_norm']
+    norms = {f'layers.{i}.{n}' for i in range(L) for n in names if i == 0 or n != 'pre_norm'} | {'norm'}
+    out = {'model.embeddings.weight': (VOCAB, D), 'lm_head.weight': (VOCAB, D)}
+    out |= {f'model.{n}.weight': (D,) for n in sorted(norms)}
+    if c.get('norm_bias', True):
+        out |= {f'model.{n}.bias': (D,) for n in sorted(norms)}
+    for i in range(L):
+        t = {f'x_{s}': (1, 1, D) for s in 'rwkvag'} | {'k_k': (D,), 'k_a': (D,), 'r_k': (D // K, K)}
+        t |= {'r_proj.weight': (D, D), 'k_proj.weight': (D, D), 'v_proj.weight': (Dv, D), 'o_proj.weight': (D, Dv),
+              'g_norm.weight': (Dv,), 'g_norm.bias': (Dv,)}
+        for s, rank, rows in (('w', 6, D), ('a', 10, D), ('v', 7, Dv), ('g', 12, Dv)):
+            if s != 'v' or i > 0:
+                t |= {f'{s}_lora.lora.0.weight': (rank, D), f'{s}_lora.lora.2.weight': (rows, rank)}
+                t |= {f'{s}_lora.lora.2.bias': (rows,)} if s != 'g' else {}
+        p = f'model.layers.{i}.'
+        out |= {p + 'attn.' + n: s for n, s in t.items()}
+        out |= {p + 'ffn.x_k': (D,), p + 'ffn.key.weight': (size, D), p + 'ffn.value.weight': (D, size)}
+    return out
+
+
 def tensors_of(c):
     """name -> shape, of the layout that flash-linear-attention writes today."""
     D, m = c['hidden_size'], c['model_type']
     if m == 'mamba2':
         return mamba2_tensors_of(c)
+    if m == 'rwkv7':
+        return rwkv7_tensors_of(c)
     mixers = {'gla': channel_mixer_tensors, 'hgrn2': channel_mixer_tensors, 'kda': channel_mixer_tensors,
               'vla': vla_mixer_tensors}
     t = mixers.get(m, mixer_tensors)(c)
@@ -266,6 +292,14 @@ def derf(values, rng):
     return values
 
 
+def joined_shifts(values, rng):
+    """The six x_* of RWKV-7 as one tensor."""
+    for n in [n for n in values if n.endswith('attn.x_r')]:
+        parts = [values.pop(n[:-1] + s).ravel() for s in 'rwkvag']
+        values[n[:-1] + 'x'] = np.stack(parts)
+    return values
+
+
 def wide_bounds(values, rng):
     return {n: 3 * v if n.endswith('lower_bounds') else v for n, v in values.items()}
 
@@ -368,6 +402,12 @@ def main(root):
     make(root, 'vla-v3', v | n, mixed)
     make(root, 'vla-v3-no-conv', v | n | {'use_short_conv': False, 'use_output_gate': False, 'lambda0': 10.0,
                                           'num_heads': 4, 'expand_v': 2.0, 'norm_eps': 1e-5})
+
+    v = {'model_type': 'rwkv7', 'head_dim': 16, 'num_heads': 2, 'value_dim': [32, 32], 'hidden_act': 'sqrelu'}
+    make(root, 'rwkv7-wide-values', v | {'value_dim': [64, 64, 64], 'num_hidden_layers': 3, 'fuse_norm': True}, mixed)
+    make(root, 'rwkv7-no-pre-norm', v | {'norm_first': False, 'norm_bias': False, 'fuse_norm': False, 'norm_eps': 1e-3,
+                                         'head_dim': None, 'num_heads': 4, 'value_dim': None}, 'F32')
+    make(root, 'rwkv7-joined-shifts', v | {'head_dim': 8, 'value_dim': 16}, 'F16', joined_shifts)
 
 
 if __name__ == '__main__':

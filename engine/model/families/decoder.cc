@@ -25,36 +25,16 @@ int IntermediateSize(const Family& family, Config& config, const Weights& weight
 
 // norm_type: RMSNorm, or a function of each channel in its place (DyT, arXiv 2503.10622; Derf).
 NormKind ReadNormKind(const Family& family, Config& config) {
-  if (!family.skeleton.has_mlp) {
-    config.Text("norm_type", "rmsnorm", {"rmsnorm"});
-    return NormKind::kRms;
+  if (!family.skeleton.has_mlp || family.skeleton.block_norm != NormKind::kRms) {
+    const bool layer = family.skeleton.block_norm == NormKind::kLayer;
+    config.Text("norm_type", "", {layer ? "layernorm" : "rmsnorm"});
+    return family.skeleton.block_norm;
   }
   const std::string type = config.Text("norm_type", "rmsnorm", {"rmsnorm", "dyt", "derf"});
   return type == "dyt" ? NormKind::kDyT : type == "derf" ? NormKind::kDerf : NormKind::kRms;
 }
 
-NormArgs PlanNorm(const MixerSource& source, const std::string& name) {
-  Weights& weights = source.weights;
-  NormArgs args;
-  args.dim = source.hidden_size;
-  args.kind = source.norm;
-  args.weight = weights.Vector({{name + ".weight", {source.hidden_size}}});
-  args.eps = source.norm_eps;
-  const auto number = [&](const char* suffix, float* to) {
-    const std::vector<float> numbers = weights.Numbers({name + suffix, {1}});
-    *to = numbers.empty() ? *to : numbers[0];
-  };
-  if (args.kind != NormKind::kRms) {
-    args.bias = weights.Vector({{name + ".bias", {source.hidden_size}}});
-    number(".alpha", &args.alpha);
-  }
-  if (args.kind == NormKind::kDerf) {
-    number(".shift", &args.shift);
-  }
-  return args;
-}
-
-MlpPlan PlanMlp(const Family& family, MixerSource& source, const std::string& prefix) {
+MlpPlan PlanGatedMlp(const Family& family, MixerSource& source, const std::string& prefix) {
   Config& config = source.config;
   Weights& weights = source.weights;
   const std::string gate = prefix + "mlp.gate_proj.weight";
@@ -81,10 +61,35 @@ void CheckCommon(const Family& family, Config& config) {
     config.Refuse("attn", absl::StrCat("allowed for ", family.model_type, ": null"));
   }
   config.Refuse("attnres_block_size", "attention residuals are not supported");
-  config.Text("hidden_act", "swish", {"swish", "silu"});
+  if (family.skeleton.plan_mlp == nullptr) {
+    config.Text("hidden_act", "swish", {"swish", "silu"});
+  }
 }
 
 }  // namespace
+
+NormArgs PlanNorm(const MixerSource& source, const std::string& name) {
+  Weights& weights = source.weights;
+  NormArgs args;
+  args.dim = source.hidden_size;
+  args.kind = source.norm;
+  args.weight = weights.Vector({{name + ".weight", {source.hidden_size}}});
+  args.eps = source.norm_eps;
+  const auto number = [&](const char* suffix, float* to) {
+    const std::vector<float> numbers = weights.Numbers({name + suffix, {1}});
+    *to = numbers.empty() ? *to : numbers[0];
+  };
+  if (args.kind == NormKind::kLayer && source.config.Bool("norm_bias", true)) {
+    args.bias = weights.Vector({{name + ".bias", {source.hidden_size}}});
+  } else if (args.kind == NormKind::kDyT || args.kind == NormKind::kDerf) {
+    args.bias = weights.Vector({{name + ".bias", {source.hidden_size}}});
+    number(".alpha", &args.alpha);
+  }
+  if (args.kind == NormKind::kDerf) {
+    number(".shift", &args.shift);
+  }
+  return args;
+}
 
 absl::StatusOr<ModelPlan> PlanModel(const Family& family, Config& config, Weights& weights) {
   CheckCommon(family, config);
@@ -109,13 +114,17 @@ absl::StatusOr<ModelPlan> PlanModel(const Family& family, Config& config, Weight
     MixerSource source{config,           weights, absl::StrCat(layer_prefix, skeleton.mixer),
                        prefix,           i,       layers,
                        plan.hidden_size, eps,     norm};
+    if (i == 0 && norm == NormKind::kLayer && config.Bool("norm_first", true)) {
+      plan.embed_norm = PlanNorm(source, absl::StrCat(layer_prefix, "pre_norm"));
+    }
     LayerPlan layer;
     layer.mixer_norm = PlanNorm(source, absl::StrCat(layer_prefix, skeleton.mixer_norm));
     const auto attention = hybrid.find(i);
     layer.mixer = attention == hybrid.end() ? family.plan_mixer(source)
                                             : PlanHybridAttention(source, attention->second);
     if (skeleton.has_mlp) {
-      layer.mlp = PlanMlp(family, source, layer_prefix);
+      layer.mlp = skeleton.plan_mlp != nullptr ? skeleton.plan_mlp(source, layer_prefix)
+                                               : PlanGatedMlp(family, source, layer_prefix);
     }
     plan.layers.push_back(std::move(layer));
   }

@@ -41,6 +41,10 @@ struct Skeleton {
   double default_norm_eps = 1e-6;
   bool has_mlp = true;
   bool may_be_hybrid = true;  // some layers may have attention in place of the memory
+  // kLayer: also of the embedding, if norm_first; with biases, if norm_bias.
+  NormKind block_norm = NormKind::kRms;
+  // What stands in place of the gated MLP; `prefix` of the layer's tensors.
+  MlpPlan (*plan_mlp)(MixerSource& source, const std::string& prefix) = nullptr;
 };
 
 struct Family {
@@ -64,6 +68,8 @@ MixerPlan PlanVlaMixer(MixerSource& source);
 MixerPlan PlanLogLinearMixer(MixerSource& source);
 MixerPlan PlanLogLinearMamba2Mixer(MixerSource& source);
 MixerPlan PlanVortMixer(MixerSource& source);
+MixerPlan PlanRwkv7Mixer(MixerSource& source);
+MlpPlan PlanRwkv7Mlp(MixerSource& source, const std::string& prefix);
 
 // Of hybrid models, the layers whose mixer is softmax attention over a window (config field
 // "attn").
@@ -85,6 +91,9 @@ absl::StatusOr<Family> FindFamily(Config& config);
 absl::StatusOr<ModelPlan> PlanModel(const Family& family, Config& config, Weights& weights);
 
 // ---- Pieces of mixers
+
+// A block's norm of the residual stream, tensors NAME.weight and so on.
+NormArgs PlanNorm(const MixerSource& source, const std::string& name);
 
 // num_heads, or num_attention_heads as early files spell it.
 int Heads(Config& config, int fallback);

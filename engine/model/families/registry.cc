@@ -18,6 +18,12 @@ constexpr Skeleton kMamba{"backbone.",
 constexpr Skeleton kLogLinearMamba{"backbone.",          "mixer.", "mixer_norm", "norm_f",
                                    "layer_norm_epsilon", 1e-5};
 
+constexpr Skeleton kRwkv7{"model.",         "attn.",
+                          "attn_norm",      "norm",
+                          "rms_norm_eps",   1e-5,
+                          /*has_mlp=*/true, /*may_be_hybrid=*/false,
+                          NormKind::kLayer, PlanRwkv7Mlp};
+
 constexpr Family kFamilies[] = {
     {"retnet", 24, 2, PlanRetNetMixer},
     {"linear_attn", 24, 4, PlanLinearAttentionMixer},
@@ -27,6 +33,7 @@ constexpr Family kFamilies[] = {
     {"hgrn2", 24, 4, PlanHgrn2Mixer},
     {"kda", 24, 4, PlanKdaMixer},
     {"mamba2", 48, 0, PlanMamba2Mixer, kMamba},
+    {"rwkv7", 24, 4, PlanRwkv7Mixer, kRwkv7},
     {"kla", 21, 4, PlanKaczmarzMixer},
     {"vla", 24, 4, PlanVlaMixer},
     {"log_linear", 24, 4, PlanLogLinearMixer},

@@ -39,6 +39,17 @@ TEST(ConfigTest, ReadsInfinityHoweverSpelt) {
   EXPECT_TRUE(config.status().ok()) << config.status();
 }
 
+TEST(ConfigTest, ReadsIntegersOfLayers) {
+  Config config = Parsed(R"({"one": 5, "list": [6, 7], "none": null, "short": [6]})");
+  EXPECT_EQ(config.LayerInt("one", 1, 2, 3), 5);
+  EXPECT_EQ(config.LayerInt("list", 1, 2, 3), 7);
+  EXPECT_EQ(config.LayerInt("none", 1, 2, 3), 3);
+  EXPECT_TRUE(config.status().ok()) << config.status();
+  config.LayerInt("short", 0, 2, 3);
+  EXPECT_THAT(std::string(config.status().message()),
+              HasSubstr("short is [6]; allowed: an integer from 1 to 16777216, or a list of one"));
+}
+
 TEST(ConfigTest, ReadsTokenLists) {
   Config config = Parsed(R"({"one": 5, "two": [6, 7], "none": null})");
   EXPECT_THAT(config.Tokens("one", {2}), ElementsAre(5));

@@ -98,7 +98,7 @@ TEST_F(ModelTest, LoadReportsProgressUpToOne) {
 
 TEST_F(ModelTest, RandomCheckpointsOfAllFamiliesComputeFiniteLogits) {
   for (const char* type : {"retnet", "linear_attn", "delta_net", "gated_deltanet", "gla", "hgrn2",
-                           "kda", "mamba2", "vla"}) {
+                           "kda", "mamba2", "rwkv7", "vla"}) {
     Write(RandomConfig({type, 64, 2, 2, 100}));
     absl::StatusOr<std::unique_ptr<Model>> model = Load();
     ASSERT_TRUE(model.ok()) << type << ": " << model.status();
@@ -130,7 +130,7 @@ TEST_F(ModelTest, RefusesTruncatedFiles) {
 TEST_F(ModelTest, RefusesUnknownModelsAndOptions) {
   EXPECT_THAT(ErrorWith(R"({"model_type": "llama"})"),
               HasSubstr("model_type is \"llama\"; supported: retnet, linear_attn, delta_net, "
-                        "gated_deltanet, gla, hgrn2, kda, mamba2"));
+                        "gated_deltanet, gla, hgrn2, kda, mamba2, rwkv7"));
   EXPECT_THAT(ErrorWith(R"({"model_type": null})"), HasSubstr("model_type is absent"));
   EXPECT_THAT(ErrorWith(R"({"attnres_block_size": 4})"), HasSubstr("attnres_block_size is 4"));
   EXPECT_THAT(ErrorWith(R"({"hidden_act": "gelu"})"), HasSubstr("allowed: \"swish\", \"silu\""));
@@ -239,6 +239,23 @@ TEST_F(ModelTest, RefusesVlaOptionsOutOfRange) {
   EXPECT_THAT(error(R"("feature_map": "relu")"), HasSubstr("feature_map is \"relu\"; allowed"));
   EXPECT_THAT(error(R"("mode": "v3")"),
               HasSubstr("feature_map is absent; with mode \"v3\", allowed: \"elu\""));
+}
+
+TEST_F(ModelTest, RefusesRwkv7SizesThatDoNotFit) {
+  const auto error = [&](const std::string& fields) {
+    directory_.Write("config.json", R"({"model_type": "rwkv7", "hidden_size": 32, "vocab_size": 40,
+                                        "num_hidden_layers": 2, )" +
+                                        fields + "}");
+    return Error();
+  };
+  EXPECT_THAT(error(R"("head_dim": 24)"), HasSubstr("head_dim is 24; allowed: a divisor of"));
+  EXPECT_THAT(error(R"("num_heads": 3)"), HasSubstr("num_heads is 3; allowed: a divisor of"));
+  EXPECT_THAT(error(R"("head_dim": 16, "value_dim": 33)"),
+              HasSubstr("value_dim is 33; allowed: the same multiple of the 2 heads"));
+  EXPECT_THAT(error(R"("head_dim": 16, "value_dim": [32, 64])"),
+              HasSubstr("value_dim is [32,64]; allowed: the same"));
+  EXPECT_THAT(error(R"("head_dim": 16, "hidden_act": "swish")"), HasSubstr("allowed: \"sqrelu\""));
+  EXPECT_THAT(error(R"("head_dim": 16, "norm_type": "dyt")"), HasSubstr("norm_type is \"dyt\""));
 }
 
 TEST_F(ModelTest, RefusesOldDeltaNetBlocks) {
