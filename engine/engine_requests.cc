@@ -67,7 +67,10 @@ void Engine::Impl::PauseOrGo(ActiveRequest& request, const Outbox::Wishes& wishe
   if (request.RefreshDue() && unchecked == 0 && wishes.confirmed >= request.generated()) {
     TakeCheckpoint(request);
   }
-  readers_behind_ = readers_behind_ || wishes.unread > 1;
+  // Of more, the client itself is slow.
+  constexpr int64_t kMostBehind = 16;
+  readers_behind_ = readers_behind_ || (wishes.unread > 1 && wishes.unread <= kMostBehind &&
+                                        wishes.unread < options.outbox_tokens);
   const int64_t may_lead =
       request.RefreshDue() || request.ending ? 1 : std::max(1, window_.rollback);
   if (wishes.unread < options.outbox_tokens && unchecked < may_lead) {
