@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -187,6 +188,22 @@ TEST_P(GoldenTest, LogitsSeeTheMemory) {
   const std::vector<float> last(expected.end() - (*model)->info().vocab_size, expected.end());
   EXPECT_GE(RelativeError(*alone, last), 1000 * kTolerance);
   EXPECT_GE(RelativeError(*alone, last), 20 * ApproximationOf(directory()));
+}
+
+// No memory is trusted on its own word: each has a golden from outside its code.
+TEST(GoldenCoverageTest, EveryMemoryHasAGolden) {
+  std::set<std::string> covered;
+  for (const std::string& name : Goldens()) {
+    const absl::StatusOr<std::unique_ptr<Model>> model =
+        Model::Load(EVENFLOW_SOURCE_DIR "/tests/goldens/" + name, {}, SharedBackend());
+    ASSERT_TRUE(model.ok()) << model.status();
+    covered.insert((*model)->info().memories.begin(), (*model)->info().memories.end());
+  }
+#define EVENFLOW_NAME(memory) Name(MemoryKind::k##memory),
+  for (const char* memory : {EVENFLOW_MEMORIES(EVENFLOW_NAME)}) {
+    EXPECT_TRUE(covered.contains(memory)) << memory << " has no golden in tests/goldens";
+  }
+#undef EVENFLOW_NAME
 }
 
 INSTANTIATE_TEST_SUITE_P(All, GoldenTest,
