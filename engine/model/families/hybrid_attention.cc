@@ -14,10 +14,9 @@ constexpr int kMaxWindow = 1 << 20;
 
 HybridAttention ReadAttention(Config& config, int hidden_size) {
   HybridAttention attention;
-  attention.heads = config.Int("num_heads", 0, 1, kMaxHeads);
+  attention.heads = config.Int("num_heads", 1, 1, kMaxHeads);
   if (!config.Has("num_heads")) {
     config.Fail("num_heads", absl::StrCat("allowed: an integer from 1 to ", kMaxHeads));
-    attention.heads = 1;
   } else if (hidden_size % attention.heads != 0 || hidden_size / attention.heads % 2 != 0) {
     config.Fail("num_heads",
                 absl::StrCat("allowed: numbers that divide hidden_size = ", hidden_size,

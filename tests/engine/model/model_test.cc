@@ -190,6 +190,8 @@ TEST_F(ModelTest, RefusesHybridLayersThatDoNotFit) {
   EXPECT_THAT(error(R"({"layers": [1], "num_heads": 2, "window_size": 0})"),
               HasSubstr("window_size is 0; allowed"));
   EXPECT_THAT(error(R"({"layers": [1], "window_size": 8})"), HasSubstr("num_heads is absent; "));
+  EXPECT_THAT(error(R"({"layers": [1], "num_heads": 0, "window_size": 8})"),
+              HasSubstr("num_heads is 0; allowed"));
   EXPECT_THAT(error(R"({"layers": [1], "num_heads": 3, "window_size": 8})"),
               HasSubstr("num_heads is 3; allowed: numbers that divide hidden_size = 32"));
   EXPECT_THAT(error(R"({"layers": [1], "num_heads": 32, "window_size": 8})"),
