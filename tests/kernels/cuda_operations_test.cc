@@ -152,7 +152,10 @@ TEST_F(CudaOperationsTest, EmbedNormAndMlp) {
       norm.y = last.on[device];
       norm.tokens = TokenSet::kLogits;
       backend.Norm(norm);
-      backend.MlpActivation({normed.on[device], mlp.on[device], 50, Activation::kSilu});
+      backend.MlpActivation({.gate_up = normed.on[device],
+                             .y = mlp.on[device],
+                             .size = 50,
+                             .activation = Activation::kSilu});
     });
     const std::string what = "kind " + std::to_string(static_cast<int>(kind));
     ExpectSame(out, 40, 0, what);
