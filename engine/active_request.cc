@@ -67,7 +67,12 @@ int32_t ActiveRequest::TokenAt(int64_t position) const {
   if (position >= base_ && position < prompt_end_) {
     return asked.prompt[static_cast<size_t>(position - base_)];
   }
-  return session->history.newest();
+  return position < session->history.position() ? session->history.newest() : DrawnAt(sample_);
+}
+
+int64_t ActiveRequest::awaited() const {
+  return std::max<int64_t>(
+      0, session->in_state + 1 - std::max(prompt_end_, session->history.position()));
 }
 
 bool ActiveRequest::Feed(int count, WipedVector<int32_t>* ids) {
@@ -85,13 +90,15 @@ bool ActiveRequest::Feed(int count, WipedVector<int32_t>* ids) {
   return asked.generate && session->in_state >= prompt_end_;
 }
 
-SamplingRow ActiveRequest::Sampling() const {
+SamplingRow ActiveRequest::Sampling(int sample) {
+  sample_ = sample;
   SamplingRow row;
   row.params = &asked.sampling;
-  row.position = session->history.position();
+  row.position = session->in_state;
   row.history = session->history.ring();
   row.history_capacity = session->history.capacity();
-  if (generated_ < asked.min_tokens) {
+  row.newest_drawn = session->history.position() < row.position;
+  if (row.position - prompt_end_ < asked.min_tokens) {
     row.banned = stop_tokens_.data();
     row.banned_count = static_cast<int32_t>(stop_tokens_.size());
   }
@@ -104,6 +111,10 @@ void ActiveRequest::Append(int32_t token) {
     checkpoint->tokens.push_back(token);
   }
   ++generated_;
+}
+
+void ActiveRequest::TakeBack() {
+  session->in_state = std::min(session->in_state, session->history.position() - 1);
 }
 
 bool ActiveRequest::StopsAt(int32_t token) const {

@@ -44,10 +44,13 @@ class ActiveRequest {
   // Feeds the `count` tokens that come next: appends their ids to `ids`, makes them known to the
   // session and counts them into its state. True if a token is to be sampled after them.
   bool Feed(int count, WipedVector<int32_t>* ids);
-  // For the token that comes next. Valid until it is appended.
-  SamplingRow Sampling() const;
+  // For the sample after what was fed, the `sample`-th of its step.
+  SamplingRow Sampling(int sample);
   // Remembers a token that was sampled.
   void Append(int32_t token);
+  // Takes back what was fed after the newest token was sampled, before that token was known.
+  // REQUIRES: it is no more than the window's rollback.
+  void TakeBack();
 
   // --- Where it stands.
   bool reading() const;  // has input to feed
@@ -56,7 +59,12 @@ class ActiveRequest {
 
   bool StopsAt(int32_t token) const;
 
+  bool has_stop_tokens() const { return !stop_tokens_.empty(); }
+
   int64_t generated() const { return generated_; }
+
+  // Tokens that the steps under way will draw for it.
+  int64_t awaited() const;
 
   // Makes the last token of an input that was only read known. REQUIRES: !reading().
   void EndReading();
@@ -81,7 +89,8 @@ class ActiveRequest {
   ClientShare* client = nullptr;
   uint64_t last_step = 0;
   bool interrupted = false;
-  bool in_flight = false;                  // in a step that was not collected yet
+  int in_flight = 0;                       // steps with it that were not collected yet
+  bool waits = false;                      // for those, before anything else
   bool finished = false;                   // its FinishEvent is made
   std::optional<FinishReason> ending;      // ends so once its text was checked
   std::optional<SteadyTime> paused_since;  // waits for its reader
@@ -97,6 +106,7 @@ class ActiveRequest {
   const int64_t prompt_end_;                // where the prompt ends
   const std::vector<int32_t> stop_tokens_;  // ascending
   int64_t generated_ = 0;
+  int sample_ = 0;                     // index of its newest sample in its step
   std::optional<int64_t> replay_end_;  // after Rewind: tokens that the state shall have
 };
 

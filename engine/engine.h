@@ -74,7 +74,8 @@ struct EngineGauges {
 // Called on the engine thread; must not block. All optional.
 struct EngineObserver {
   struct Step {
-    double seconds = 0;  // from planning to the last delivery
+    // To the last delivery, from planning or, if that is later, from the end of the step before.
+    double seconds = 0;
     int rows = 0;
     int prompt_tokens = 0;
     int decode_tokens = 0;

@@ -99,6 +99,8 @@ class Engine::Impl {
   void Attend(ActiveRequest& request, SteadyTime now);
   absl::Status Dismissal(const ActiveRequest& request, const Outbox::Wishes& wishes,
                          SteadyTime now) const;
+  bool GoesAhead(const ActiveRequest& request, const Outbox::Wishes& wishes) const;
+  bool ReaderKeepsUp(const ActiveRequest& request, const Outbox::Wishes& wishes) const;
   void PauseOrGo(ActiveRequest& request, const Outbox::Wishes& wishes, SteadyTime now);
   void TakeCheckpoint(ActiveRequest& request);
   void GoBack(ActiveRequest& request, const StopRequest& stop);
@@ -142,6 +144,7 @@ class Engine::Impl {
   std::vector<std::shared_ptr<Session>> closing_;
   absl::Status dismissed_;
   uint64_t step_ = 0;
+  SteadyTime step_end_;  // of the newest step that was delivered
   // Tokens wait longer than a step. Threads that deliver them may wait for this thread's processor:
   // steps of microseconds would keep them waiting for milliseconds.
   bool readers_behind_ = false;

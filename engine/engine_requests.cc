@@ -10,11 +10,16 @@
 namespace evenflow {
 
 void Engine::Impl::Attend(ActiveRequest& request, SteadyTime now) {
-  if (request.in_flight || request.finished) {
+  if (request.finished) {
     return;
   }
   const Outbox::Wishes wishes = request.outbox->Read();
-  if (absl::Status status = Dismissal(request, wishes, now); !status.ok()) {
+  absl::Status status = Dismissal(request, wishes, now);
+  request.waits = request.in_flight > 0 && !(status.ok() && GoesAhead(request, wishes));
+  if (request.in_flight > 0) {
+    return;
+  }
+  if (!status.ok()) {
     Finish(request, std::move(status), FinishReason::kRead);
     return;
   }
@@ -60,20 +65,41 @@ absl::Status Engine::Impl::Dismissal(const ActiveRequest& request, const Outbox:
   return absl::OkStatus();
 }
 
+// Whether the tokens under way change nothing about what comes next but its input. Otherwise they
+// are delivered first.
+bool Engine::Impl::GoesAhead(const ActiveRequest& request, const Outbox::Wishes& wishes) const {
+  if (wishes.stop || (wishes.interrupted && !request.interrupted) || request.ending) {
+    return false;
+  }
+  if (request.reading()) {
+    return true;
+  }
+  const bool can_take_back = !request.has_stop_tokens() || window_.rollback > 0;
+  return request.asked.generate && !request.interrupted && can_take_back &&
+         request.generated() + request.awaited() < request.asked.max_tokens &&
+         ReaderKeepsUp(request, wishes);
+}
+
+// Whether the reader has read and checked enough for one more token to be drawn.
+bool Engine::Impl::ReaderKeepsUp(const ActiveRequest& request, const Outbox::Wishes& wishes) const {
+  const int64_t unread = wishes.unread + request.awaited();
+  const int64_t unchecked =
+      request.asked.has_stop_strings ? request.generated() + request.awaited() - wishes.checked : 0;
+  const int64_t may_lead =
+      request.RefreshDue() || request.ending ? 1 : std::max(1, window_.rollback);
+  return unread < options.outbox_tokens && unchecked < may_lead;
+}
+
 // A request waits when its reader is too slow, or its text was not compared with the stop strings.
 void Engine::Impl::PauseOrGo(ActiveRequest& request, const Outbox::Wishes& wishes, SteadyTime now) {
-  const int64_t unchecked =
-      request.asked.has_stop_strings ? request.generated() - wishes.checked : 0;
-  if (request.RefreshDue() && unchecked == 0 && wishes.confirmed >= request.generated()) {
+  if (request.RefreshDue() && wishes.confirmed >= request.generated()) {
     TakeCheckpoint(request);
   }
   // Of more, the client itself is slow.
   constexpr int64_t kMostBehind = 16;
   readers_behind_ = readers_behind_ || (wishes.unread > 1 && wishes.unread <= kMostBehind &&
                                         wishes.unread < options.outbox_tokens);
-  const int64_t may_lead =
-      request.RefreshDue() || request.ending ? 1 : std::max(1, window_.rollback);
-  if (wishes.unread < options.outbox_tokens && unchecked < may_lead) {
+  if (ReaderKeepsUp(request, wishes)) {
     request.paused_since.reset();
     return;
   }
@@ -125,6 +151,7 @@ void Engine::Impl::DeliverToken(ActiveRequest& request, const SampledToken& samp
   if (request.StopsAt(sampled.token)) {
     request.stop_token = sampled.token;
     request.ending = FinishReason::kStopToken;
+    request.TakeBack();
   } else if (request.generated() >= request.asked.max_tokens) {
     request.ending = FinishReason::kLength;
   }

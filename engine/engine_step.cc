@@ -99,11 +99,12 @@ void Engine::Impl::TakeCalls(SteadyTime now) {
 
 bool Engine::Impl::CanGoOn(const ActiveRequest& request) const {
   const Session& session = *request.session;
-  if (session.holder != &request || request.in_flight || session.closing ||
-      session.quarantined.load() || !dismissed_.ok()) {
+  if (session.holder != &request || session.closing || session.quarantined.load() ||
+      !dismissed_.ok()) {
     return false;
   }
-  return request.finished ? request.replaying() : !request.paused_since && !request.ending;
+  return request.finished ? request.replaying()
+                          : !request.waits && !request.paused_since && !request.ending;
 }
 
 void Engine::Impl::AddRow(ActiveRequest& request, int tokens, Batch* batch) {
@@ -121,13 +122,13 @@ void Engine::Impl::AddRow(ActiveRequest& request, int tokens, Batch* batch) {
   if (request.Feed(tokens, &batch->tokens)) {
     row.logit = static_cast<int>(batch->logit_tokens.size());
     batch->logit_tokens.push_back(static_cast<int32_t>(batch->tokens.size()) - 1);
-    batch->sampling.push_back(request.Sampling());
+    batch->sampling.push_back(request.Sampling(row.logit));
   }
   batch->requests.push_back(row);
-  request.in_flight = true;
+  ++request.in_flight;
   request.last_step = step_ + 1;
   if (request.started == SteadyTime{}) {
-    request.started = batch->planned;
+    request.started = std::max(batch->planned, request.arrived);
   }
 }
 
@@ -177,17 +178,21 @@ void Engine::Impl::Deliver(const std::optional<Batch>& batch) {
   for (size_t row = 0; row < batch->requests.size(); ++row) {
     const BatchRow& planned = batch->requests[row];
     ActiveRequest& request = *planned.request;
-    request.in_flight = false;
+    --request.in_flight;
+    // A step that was launched before a request's end was known may draw a token too many.
+    const bool over = request.finished || request.ending;
     if (!DeliverHealth(*batch, row)) {
       Quarantine(request, "the session's memory has gone bad (non-finite values)");
-    } else if (planned.logit >= 0) {
+    } else if (planned.logit >= 0 && !over) {
       DeliverToken(request, batch->output->sampled[static_cast<size_t>(planned.logit)], step_end);
     }
     request.session->position.store(request.session->history.position());
   }
+  const SteadyTime begun = std::max(batch->planned, step_end_);
+  step_end_ = std::chrono::steady_clock::now();
   if (observer_.on_step) {
     EngineObserver::Step step;
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - batch->planned;
+    const std::chrono::duration<double> seconds = step_end_ - begun;
     step.seconds = seconds.count();
     step.rows = static_cast<int>(batch->rows.size());
     step.decode_tokens = batch->decode_tokens;
@@ -216,7 +221,7 @@ bool Engine::Impl::Complete() {
   std::vector<Ended> ended;
   ended.swap(ended_);
   for (auto& request : requests_) {
-    const bool over = request->finished && !request->in_flight && !CanGoOn(*request);
+    const bool over = request->finished && request->in_flight == 0 && !CanGoOn(*request);
     if (over) {
       Forget(*request);
       request.reset();
@@ -273,10 +278,14 @@ bool Engine::Impl::CloseSessions() {
 }
 
 void Engine::Impl::FailRunning(const std::string& why) {
-  // How far the step came is unknown: so are the states of all that it may have touched.
+  // How far the steps came is unknown: so are the states of all that they may have touched.
+  for (const Batch& batch : in_flight_) {
+    backend_.Collect(batch.ticket);
+  }
   in_flight_.clear();
   for (const auto& request : requests_) {
-    request->in_flight = false;
+    request->in_flight = 0;
+    request->waits = false;
     if (request->session->holder == request.get() && request->session->slot) {
       Quarantine(*request, absl::StrCat(why, "; the session's memory is lost"));
     }

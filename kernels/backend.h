@@ -28,11 +28,17 @@ struct Row {
       0;  // absolute position of the first one; the state holds exactly the tokens before it
 };
 
+// In place of a token's id: the token that the step launched before this one draws at that index of
+// its samples, whatever it will be. If it draws none, any token of the vocabulary.
+constexpr int32_t DrawnAt(int sample) {
+  return -1 - sample;
+}
+
 // What a step reads. Copied by BeginStep.
 struct StepInput {
   const Row* rows = nullptr;
   int row_count = 0;
-  const int32_t* tokens = nullptr;  // [token], ids
+  const int32_t* tokens = nullptr;  // [token], ids or, with a pipeline_depth() of 1, DrawnAt
   int token_count = 0;
   const int32_t* logit_tokens =
       nullptr;  // [logit], ascending indices of the tokens whose logits are wanted
@@ -68,8 +74,8 @@ class Backend {
 
   virtual std::string Describe() const = 0;  // one line for the log
   virtual DType activation_dtype() const = 0;
-  // Steps that may be launched before the oldest is collected: 0 where Launch finishes the work
-  // itself.
+  // Steps that may be under way when the next one begins: 0 where Launch finishes the work itself,
+  // or 1.
   virtual int pipeline_depth() const = 0;
 
   // Bytes per second that reading the device's memory reaches; measured now, within a second. 0
@@ -85,6 +91,9 @@ class Backend {
 
   // What went wrong on the device, for good: steps have no effect any more. Empty: nothing.
   virtual std::string error() const { return ""; }
+
+  // Bytes of memory of its own that nobody uses now; 0: it has none, or nobody knows.
+  virtual size_t FreeBytes() const { return 0; }
 
   // Zeroed memory, 64-byte aligned; nullptr when there is none left.
   virtual void* Allocate(size_t bytes) = 0;
@@ -109,7 +118,8 @@ class Backend {
   virtual void MlpActivation(const MlpActivationArgs& args) = 0;
   virtual void Sample(const SampleArgs& args) = 0;
   virtual Ticket Launch() = 0;
-  // Waits for that step. Steps are collected in the order of their launch.
+  // Waits for that step. Steps are collected in the order of their launch, at the latest before
+  // more than pipeline_depth() others are launched.
   virtual const StepOutput& Collect(Ticket ticket) = 0;
 
   // Ordered with the steps launched before and after.

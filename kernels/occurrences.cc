@@ -19,22 +19,24 @@ void FindOccurrences(const SamplingRow& row, int vocab, std::vector<SeenToken>* 
   }
   static thread_local std::vector<std::pair<int32_t, int32_t>> ages;  // (token, tokens since)
   ages.clear();
-  for (int64_t age = 0; age < count; ++age) {
+  for (int64_t age = row.newest_drawn ? 1 : 0; age < count; ++age) {
     const int32_t token = row.history[(row.position - 1 - age) % row.history_capacity];
     if (token >= 0 && token < vocab) {
       ages.emplace_back(token, static_cast<int32_t>(age));
     }
   }
-  std::sort(ages.begin(), ages.end());
+  // The newest last, so that one that is added later makes no difference to the sum's bits.
+  std::sort(ages.begin(), ages.end(), [](const auto& a, const auto& b) {
+    return a.first < b.first || (a.first == b.first && a.second > b.second);
+  });
   seen->clear();
-  for (size_t i = 0; i < ages.size();) {
-    SeenToken entry;
-    entry.token = ages[i].first;
-    entry.occurrences.newest = std::pow(params.penalty_decay, static_cast<float>(ages[i].second));
-    for (; i < ages.size() && ages[i].first == entry.token; ++i) {
-      entry.occurrences.count += std::pow(params.penalty_decay, static_cast<float>(ages[i].second));
+  for (const auto& [token, age] : ages) {
+    if (seen->empty() || seen->back().token != token) {
+      seen->push_back({token, {}});
     }
-    seen->push_back(entry);
+    Occurrences& occurrences = seen->back().occurrences;
+    occurrences.newest = std::pow(params.penalty_decay, static_cast<float>(age));
+    occurrences.count += occurrences.newest;
   }
 }
 

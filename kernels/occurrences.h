@@ -18,8 +18,8 @@ struct SeenToken {
 // True if anything that was seen changes a logit.
 bool HasPenalties(const SamplingParams& params);
 
-// The tokens below `vocab` among those that the row looks back at, ascending. REQUIRES:
-// HasPenalties(*row.params).
+// The tokens below `vocab` among those that the row looks back at, ascending, but for the newest
+// where it is not in the ring. REQUIRES: HasPenalties(*row.params).
 void FindOccurrences(const SamplingRow& row, int vocab, std::vector<SeenToken>* seen);
 
 }  // namespace evenflow

@@ -32,7 +32,8 @@ struct SamplingParams {
   std::vector<int32_t> allowed_tokens;  // ascending; empty: all
 };
 
-// One row of the sampling batch. Pointers stay valid until the step is collected.
+// One row of the sampling batch. `params` stays valid until the step is collected, what else is
+// pointed at until it is launched.
 struct SamplingRow {
   const SamplingParams* params = nullptr;
   int64_t position = 0;  // absolute position that the sampled token will have
@@ -40,6 +41,9 @@ struct SamplingRow {
   // the newest min(position, history_capacity) positions before `position`.
   const int32_t* history = nullptr;
   int32_t history_capacity = 0;
+  // The newest token is not in the ring yet: it is the one that the step reads for this sample,
+  // DrawnAt the step before.
+  bool newest_drawn = false;
   const int32_t* banned =
       nullptr;  // tokens that may not be drawn here (min_tokens), [banned_count]
   int32_t banned_count = 0;

@@ -136,11 +136,11 @@ EngineOptions OptionsFor(int rows, int tokens) {
   return options;
 }
 
-// `sessions` new sessions with this request each; returns when all are finished.
-absl::Status Run(Engine& engine, int sessions, const EngineRequest& request) {
+// A new session for each request; returns when all are finished.
+absl::Status Run(Engine& engine, const std::vector<EngineRequest>& requests) {
   std::vector<SessionLease> leases;
   std::vector<std::shared_ptr<Outbox>> outboxes;
-  for (int i = 0; i < sessions; ++i) {
+  for (const EngineRequest& request : requests) {
     absl::StatusOr<SessionLease> lease = engine.Attach("");
     if (!lease.ok()) {
       return lease.status();
@@ -190,14 +190,23 @@ struct Result {
 
 constexpr int kRounds = 10;
 
+// Sessions that commit in different steps, as those of clients that come and go do: the prompts'
+// lengths go through all positions of a block.
+std::vector<EngineRequest> DecodeRequests(const BenchStepFlags& flags, const Window& window) {
+  std::vector<EngineRequest> requests(static_cast<size_t>(flags.rows));
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].prompt.assign(1 + i % static_cast<size_t>(window.commit), 1);
+    requests[i].sampling.temperature = 0;
+    requests[i].max_tokens = (flags.steps + kRounds - 1) / kRounds + kWarmUpSteps + flags.rows;
+  }
+  return requests;
+}
+
 absl::Status RunRound(const BenchStepFlags& flags, Engine& engine, StepTimes& times,
                       Backend& backend, Result* result) {
   const double before = backend.MeasureReadBandwidth();
-  EngineRequest decode;
-  decode.prompt = {1};
-  decode.sampling.temperature = 0;
-  decode.max_tokens = (flags.steps + kRounds - 1) / kRounds + kWarmUpSteps + flags.rows;
-  if (absl::Status status = Run(engine, flags.rows, decode); !status.ok()) {
+  if (absl::Status status = Run(engine, DecodeRequests(flags, engine.model().window()));
+      !status.ok()) {
     return status;
   }
   const std::vector<double> steps = times.TakeDecode();
@@ -219,7 +228,7 @@ absl::Status RunRound(const BenchStepFlags& flags, Engine& engine, StepTimes& ti
     for (int i = 0; i < flags.prompt_tokens; ++i) {
       read.prompt.push_back(1 + i % (engine.model().info().vocab_size - 1));
     }
-    if (absl::Status status = Run(engine, 1, read); !status.ok()) {
+    if (absl::Status status = Run(engine, {read}); !status.ok()) {
       return status;
     }
     result->prompt_tokens.push_back(times.TakePrompt() / flags.prompt_tokens);

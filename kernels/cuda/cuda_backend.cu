@@ -42,6 +42,9 @@ std::unique_ptr<CudaBackend> CudaBackend::Create(const BackendOptions& options,
   backend->Check(cudaSetDevice(0), "choosing the device");
   backend->Check(cudaGetDeviceProperties(&properties, 0), "asking the device");
   backend->Check(cudaStreamCreateWithFlags(&backend->stream_, cudaStreamNonBlocking), "a stream");
+  for (Launched& step : backend->steps_) {
+    backend->Check(cudaEventCreateWithFlags(&step.done, cudaEventDisableTiming), "an event");
+  }
   if (backend->error_.empty()) {
     const std::string name = std::string(properties.name) + ", compute capability " +
                              std::to_string(properties.major) + "." +
@@ -66,6 +69,9 @@ std::unique_ptr<CudaBackend> CudaBackend::Create(const BackendOptions& options,
 CudaBackend::~CudaBackend() {
   cudaStreamSynchronize(stream_);
   ForgetGraphs();
+  for (const Launched& step : steps_) {
+    cudaEventDestroy(step.done);
+  }
   cudaStreamDestroy(stream_);
 }
 
@@ -101,6 +107,11 @@ std::string CudaBackend::Refusal(const WindowAttentionArgs& attention) const {
   return why == nullptr ? "" : why;
 }
 
+size_t CudaBackend::FreeBytes() const {
+  size_t free = 0, total = 0;
+  return cudaMemGetInfo(&free, &total) == cudaSuccess ? free : 0;
+}
+
 void* CudaBackend::Allocate(size_t bytes) {
   bytes = std::max<size_t>(bytes, 1);
   void* data = nullptr;
@@ -131,13 +142,13 @@ void CudaBackend::Download(void* to, const void* from, size_t bytes) {
 }
 
 void CudaBackend::BeginStep(const StepInput& input) {
-  if (launched_ != collected_) {
-    Collect(launched_);
-  }
+  Launched& launched = At(launched_ + 1);
+  Check(cudaEventSynchronize(launched.done), "running a step");
+  launched.rows = static_cast<size_t>(input.row_count);
+  launched.sampling.assign(input.sampling, input.sampling + input.logit_count);
   decodes_ = IsDecode(input);
   const int padded = decodes_ ? Bucket(input.row_count) : 0;
   rows_.assign(input.rows, input.rows + input.row_count);
-  sampling_.assign(input.sampling, input.sampling + input.logit_count);
   samples_ = input.logit_count > 0 && input.sampling[0].params != nullptr;
   mode_ = Mode::kEager;
   pending_ = {};
@@ -255,17 +266,19 @@ Ticket CudaBackend::Launch() {
   if (mode_ != Mode::kEager && error_.empty()) {
     Check(cudaGraphLaunch(graphs_[key_], stream_), "launching a step's graph");
   }
-  Check(buffers_.Download(step_, output_.memory_layers), "downloading a step");
-  return ++launched_;
+  Launched& launched = At(++launched_);
+  Check(buffers_.Download(step_, output_.memory_layers, &launched.remains), "downloading a step");
+  Check(cudaEventRecord(launched.done, stream_), "launching a step");
+  return launched_;
 }
 
 const StepOutput& CudaBackend::Collect(Ticket ticket) {
-  Check(cudaStreamSynchronize(stream_), "running a step");
-  collected_ = ticket;
-  output_.sampled.assign(sampling_.size(), {});
-  output_.health.assign(rows_.size() * static_cast<size_t>(output_.memory_layers), {});
+  const Launched& launched = At(ticket);
+  Check(cudaEventSynchronize(launched.done), "running a step");
+  output_.sampled.assign(launched.sampling.size(), {});
+  output_.health.assign(launched.rows * static_cast<size_t>(output_.memory_layers), {});
   if (error_.empty()) {
-    buffers_.Read(sampling_, &output_);
+    launched.remains.Read(launched.sampling, &output_);
   }
   return output_;
 }
@@ -281,6 +294,7 @@ void CudaBackend::ClearSlot(const Slots& slots, int slot) {
 }
 
 void CudaBackend::ForgetGraphs() {
+  cudaStreamSynchronize(stream_);  // one may be running
   for (const auto& [key, graph] : graphs_) {
     if (graph != nullptr) {
       cudaGraphExecDestroy(graph);

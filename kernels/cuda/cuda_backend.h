@@ -3,6 +3,9 @@
 // A step in which every row has one token runs as a graph, captured for as many rows as the next
 // larger bucket has and replayed with other inputs at the same addresses. Its operations are those
 // that the first such step of a model called, so while a graph is replayed their calls do nothing.
+//
+// A step may be launched while the one before it is under way: on the device it comes after it, and
+// what it reads and leaves in host memory lies elsewhere (step_buffers.h).
 #ifndef EVENFLOW_KERNELS_CUDA_CUDA_BACKEND_H_
 #define EVENFLOW_KERNELS_CUDA_CUDA_BACKEND_H_
 
@@ -30,7 +33,7 @@ class CudaBackend final : public Backend {
 
   DType activation_dtype() const override { return activations_; }
 
-  int pipeline_depth() const override { return 0; }
+  int pipeline_depth() const override { return 1; }
 
   double MeasureReadBandwidth() override;
   std::string Refusal(const TokenMixArgs& mix, const AdvanceArgs& advance) const override;
@@ -38,6 +41,7 @@ class CudaBackend final : public Backend {
 
   std::string error() const override { return error_; }
 
+  size_t FreeBytes() const override;
   void* Allocate(size_t bytes) override;
   void Free(void* data) override;
   void Upload(void* to, const void* from, size_t bytes) override;
@@ -91,6 +95,16 @@ class CudaBackend final : public Backend {
 
   enum class Mode { kEager, kCapture, kReplay };
 
+  // A step that was launched.
+  struct Launched {
+    std::vector<SamplingRow> sampling;
+    size_t rows = 0;
+    StepRemains remains;
+    cudaEvent_t done = nullptr;
+  };
+
+  Launched& At(Ticket ticket) { return steps_[ticket % 2]; }
+
   CudaBackend() = default;
   // Remembers the first error, after which nothing is enqueued any more.
   bool Check(cudaError_t status, const char* what);
@@ -123,11 +137,11 @@ class CudaBackend final : public Backend {
 
   CudaStep step_;
   std::vector<Row> rows_;
-  std::vector<SamplingRow> sampling_;
+  Launched steps_[2];  // [ticket % 2]
+  Ticket launched_ = 0;
   bool decodes_ = false;  // one token a row
   bool samples_ = false;
   StepOutput output_;
-  Ticket launched_ = 0, collected_ = 0;
 
   Mode mode_ = Mode::kEager;
   ProductInput pending_;  // an operation that is left to the product after it

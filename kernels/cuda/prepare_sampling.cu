@@ -34,6 +34,7 @@ CudaSamplingRow PrepareSampling(const SamplingRow& row, std::vector<LogitEdit>* 
     append(row.banned[i], 0, {}, &result.banned);
   }
   if (HasPenalties(params)) {
+    result.newest_seen = row.newest_drawn;
     static thread_local std::vector<SeenToken> seen;
     FindOccurrences(row, std::numeric_limits<int32_t>::max(), &seen);
     for (const SeenToken& token : seen) {

@@ -95,10 +95,31 @@ __device__ void ForEdits(const LogitEdit* edits, int count, int vocab, const App
   __syncthreads();
 }
 
+// Penalties, of the tokens seen and of the newest one, which is -1 or among them or not.
+__device__ void ApplyPenalties(const CudaSamplingRow& row, const LogitEdit* edits, int newest,
+                               int vocab, float* changed) {
+  const auto penalize = [&](int token, Occurrences seen) {
+    changed[token] = Penalize(changed[token], row.repetition, row.frequency, row.presence, seen);
+  };
+  bool among = false;
+  ForEdits(edits, row.seen, vocab, [&](const LogitEdit& edit, int) {
+    Occurrences seen = edit.occurrences;
+    if (edit.token == newest) {
+      seen = {seen.count + 1, 1};
+      among = true;
+    }
+    penalize(edit.token, seen);
+  });
+  if (newest >= 0 && __syncthreads_or(among) == 0 && threadIdx.x == 0) {
+    penalize(newest, {1, 1});
+  }
+  __syncthreads();
+}
+
 // Bias, the allowed tokens, the banned ones, penalties: of logits into changed, [vocab]. `kept` is
 // room for the logits of the allowed tokens.
-__device__ void ApplyEdits(const CudaSamplingRow& row, const LogitEdit* edits, const float* logits,
-                           int vocab, float* changed, float* kept) {
+__device__ void ApplyEdits(const CudaSamplingRow& row, const LogitEdit* edits, int newest,
+                           const float* logits, int vocab, float* changed, float* kept) {
   const auto thread = static_cast<int>(threadIdx.x);
   for (int i = thread; i < vocab; i += kSampleThreads) {
     changed[i] = logits[i];
@@ -121,10 +142,7 @@ __device__ void ApplyEdits(const CudaSamplingRow& row, const LogitEdit* edits, c
   ForEdits(edits, row.banned, vocab,
            [&](const LogitEdit& edit, int) { changed[edit.token] = kForbidden; });
   edits += row.banned;
-  ForEdits(edits, row.seen, vocab, [&](const LogitEdit& edit, int) {
-    changed[edit.token] = Penalize(changed[edit.token], row.repetition, row.frequency, row.presence,
-                                   edit.occurrences);
-  });
+  ApplyPenalties(row, edits, newest, vocab, changed);
 }
 
 // One row's draw: its logits and the filters' cuts so far.
@@ -289,6 +307,8 @@ struct Job {
   Matrix logits;
   int vocab;
   CudaSampling sampling;
+  const int32_t* tokens;
+  const int32_t* logit_tokens;
   float* changed;  // [logit, 2, vocab]
 };
 
@@ -302,9 +322,10 @@ __global__ void __launch_bounds__(kSampleThreads) SampleKernel(Job job) {
   CudaSampled sampled;
   const float raw_max = row.wanted ? MaxOf(raw, job.vocab, &shared) : NAN;
   float max = raw_max;
-  if (isfinite(max) && row.edits() > 0) {
+  if (isfinite(max) && (row.edits() > 0 || row.newest_seen)) {
     float* const changed = job.changed + index * 2 * job.vocab;
-    ApplyEdits(row, job.sampling.edits + row.first_edit, raw, job.vocab, changed,
+    const int newest = row.newest_seen ? job.tokens[job.logit_tokens[index]] : -1;
+    ApplyEdits(row, job.sampling.edits + row.first_edit, newest, raw, job.vocab, changed,
                changed + job.vocab);
     logits = changed;
     max = MaxOf(changed, job.vocab, &shared);
@@ -342,7 +363,7 @@ void CudaSample(const SampleArgs& args, const CudaSampling& sampling, const Cuda
     return;  // the allocation's error is found by the backend
   }
   Launch(SampleKernel, {dim3(static_cast<unsigned>(step.logit_count)), kSampleThreads}, step.stream,
-         Job{args.logits, args.vocab, sampling, changed});
+         Job{args.logits, args.vocab, sampling, step.tokens, step.logit_tokens, changed});
 }
 
 }  // namespace evenflow

@@ -30,7 +30,8 @@ struct CudaSamplingRow {
   int32_t top_logprobs = -1;
   int32_t biases = 0, allowed = 0, banned = 0, seen = 0;  // how many edits of each kind follow
   int32_t first_edit = 0;
-  double draw = 0;  // uniform in [0, 1)
+  bool newest_seen = false;  // the token read for this sample was seen, too, and is in no edit
+  double draw = 0;           // uniform in [0, 1)
 
   __host__ __device__ int32_t edits() const { return biases + allowed + banned + seen; }
 };

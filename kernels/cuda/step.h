@@ -19,6 +19,8 @@
 
 namespace evenflow {
 
+struct CudaSampled;
+
 // Device memory for what an operation needs while it runs. Blocks are kept until the end, as graphs
 // remember them; growth doubles, so they sum to less than twice the largest need.
 class CudaScratch {
@@ -71,8 +73,10 @@ struct CudaStep {
   int max_row_tokens = 0;  // of one row; 1: a pure decode step, where row r has token r
   bool capturing = false;
 
-  const Row* rows = nullptr;              // device [row]
-  const int32_t* tokens = nullptr;        // device [token], ids
+  const Row* rows = nullptr;  // device [row]
+  // Device [token]: ids or DrawnAt, of which Embed makes ids.
+  int32_t* tokens = nullptr;
+  const CudaSampled* drawn = nullptr;     // device [logit], of the step before; until Sample
   const int32_t* token_row = nullptr;     // device [token], index into rows
   const int64_t* positions = nullptr;     // device [token], absolute
   const int32_t* logit_tokens = nullptr;  // device [logit]

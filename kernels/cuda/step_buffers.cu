@@ -18,40 +18,36 @@ size_t Take(int count, size_t* end) {
 
 }  // namespace
 
-cudaError_t CudaPair::Reserve(size_t needed, bool* moved) {
-  if (needed <= bytes) {
+CudaBlock::~CudaBlock() {
+  for (const Block& block : blocks_) {
+    cudaFreeHost(block.host[0]);
+    cudaFreeHost(block.host[1]);
+    cudaFree(block.device);
+  }
+}
+
+cudaError_t CudaBlock::Reserve(size_t needed, bool* moved) {
+  const size_t had = blocks_.empty() ? 0 : blocks_.back().bytes;
+  if (needed <= had) {
     return cudaSuccess;
   }
   *moved = true;
-  const size_t wanted = std::max(needed, 2 * bytes);
-  Free();
+  Block& block = blocks_.emplace_back();
+  const size_t bytes = std::max(needed, 2 * had);
   void* memory = nullptr;
-  cudaError_t status = cudaMallocHost(&memory, wanted);
-  if (status != cudaSuccess) {
+  for (std::byte*& host : block.host) {
+    if (const cudaError_t status = cudaMallocHost(&memory, bytes); status != cudaSuccess) {
+      return status;
+    }
+    host = static_cast<std::byte*>(memory);
+    std::memset(host, 0, bytes);
+  }
+  if (const cudaError_t status = cudaMalloc(&memory, bytes); status != cudaSuccess) {
     return status;
   }
-  host = static_cast<std::byte*>(memory);
-  std::memset(host, 0, wanted);
-  status = cudaMalloc(&memory, wanted);
-  if (status != cudaSuccess) {
-    return status;
-  }
-  device = static_cast<std::byte*>(memory);
-  bytes = wanted;
-  return cudaMemset(device, 0, wanted);
-}
-
-void CudaPair::Free() {
-  cudaFreeHost(host);
-  cudaFree(device);
-  *this = {};
-}
-
-StepBuffers::~StepBuffers() {
-  input_.Free();
-  output_.Free();
-  top_.Free();
-  counters_.Free();
+  block.device = static_cast<std::byte*>(memory);
+  block.bytes = bytes;
+  return cudaMemset(block.device, 0, bytes);
 }
 
 cudaError_t StepBuffers::Reserve(int rows, int tokens, int logits, bool* moved) {
@@ -120,6 +116,8 @@ void StepBuffers::WriteLogits(const StepInput& input, int padded) {
 cudaError_t StepBuffers::Upload(const StepInput& input, int padded, CudaStep* step, bool* moved) {
   edits_.clear();
   wants_top_ = false;
+  turn_ = 1 - turn_;
+  const CudaSampled* const drawn = sampling_.sampled;
   const int logits = std::max(input.logit_count, padded);
   static thread_local std::vector<CudaSamplingRow> sampling;
   sampling.assign(static_cast<size_t>(logits), {});
@@ -141,36 +139,43 @@ cudaError_t StepBuffers::Upload(const StepInput& input, int padded, CudaStep* st
 
   step->rows = Device<Row>(layout_.row);
   step->tokens = Device<int32_t>(layout_.token);
+  step->drawn = drawn;
   step->token_row = Device<int32_t>(layout_.token_row);
   step->positions = Device<int64_t>(layout_.positions);
   step->logit_tokens = Device<int32_t>(layout_.logit_tokens);
-  step->health = reinterpret_cast<StateHealth*>(output_.device + layout_.health);
-  step->counters = reinterpret_cast<uint32_t*>(counters_.device);
-  health_stride_ = step->health_stride = std::max(input.row_count, padded);
+  step->health = reinterpret_cast<StateHealth*>(output_.device() + layout_.health);
+  step->counters = reinterpret_cast<uint32_t*>(counters_.device());
+  step->health_stride = std::max(input.row_count, padded);
   sampling_.rows = Device<CudaSamplingRow>(layout_.sampling);
   sampling_.edits = Device<LogitEdit>(layout_.edits);
-  sampling_.sampled = reinterpret_cast<CudaSampled*>(output_.device);
-  sampling_.top = reinterpret_cast<TokenLogprob*>(top_.device);
-  return cudaMemcpyAsync(input_.device, input_.host,
+  sampling_.sampled = reinterpret_cast<CudaSampled*>(output_.device());
+  sampling_.top = reinterpret_cast<TokenLogprob*>(top_.device());
+  return cudaMemcpyAsync(input_.device(), input_.host(turn_),
                          layout_.edits + edits_.size() * sizeof(LogitEdit), cudaMemcpyHostToDevice,
                          step->stream);
 }
 
-cudaError_t StepBuffers::Download(const CudaStep& step, int memory_layers) {
+cudaError_t StepBuffers::Download(const CudaStep& step, int memory_layers,
+                                  StepRemains* remains) const {
   const size_t health = sizeof(StateHealth) * static_cast<size_t>(memory_layers) *
                         static_cast<size_t>(step.health_stride);
-  cudaError_t status = cudaMemcpyAsync(output_.host, output_.device, layout_.health + health,
+  std::byte* const host = output_.host(turn_);
+  cudaError_t status = cudaMemcpyAsync(host, output_.device(), layout_.health + health,
                                        cudaMemcpyDeviceToHost, step.stream);
   if (status == cudaSuccess && wants_top_) {
-    status =
-        cudaMemcpyAsync(top_.host, top_.device, top_.bytes, cudaMemcpyDeviceToHost, step.stream);
+    status = cudaMemcpyAsync(
+        top_.host(turn_), top_.device(),
+        sizeof(TokenLogprob) * kMaxTopLogprobs * static_cast<size_t>(step.logit_count),
+        cudaMemcpyDeviceToHost, step.stream);
   }
+  remains->sampled = reinterpret_cast<const CudaSampled*>(host);
+  remains->top = reinterpret_cast<const TokenLogprob*>(top_.host(turn_));
+  remains->health = reinterpret_cast<const StateHealth*>(host + layout_.health);
+  remains->health_stride = step.health_stride;
   return status;
 }
 
-void StepBuffers::Read(const std::vector<SamplingRow>& rows, StepOutput* output) const {
-  const auto* const sampled = reinterpret_cast<const CudaSampled*>(output_.host);
-  const auto* const top = reinterpret_cast<const TokenLogprob*>(top_.host);
+void StepRemains::Read(const std::vector<SamplingRow>& rows, StepOutput* output) const {
   for (size_t i = 0; i < rows.size(); ++i) {
     SampledToken& token = output->sampled[i];
     token = {sampled[i].token, sampled[i].logprob, {}};
@@ -182,10 +187,9 @@ void StepBuffers::Read(const std::vector<SamplingRow>& rows, StepOutput* output)
       }
     }
   }
-  const auto* const health = reinterpret_cast<const StateHealth*>(output_.host + layout_.health);
   const auto layers = static_cast<size_t>(output->memory_layers);
   for (size_t i = 0; i < output->health.size(); ++i) {
-    output->health[i] = health[i % layers * static_cast<size_t>(health_stride_) + i / layers];
+    output->health[i] = health[i % layers * static_cast<size_t>(health_stride) + i / layers];
   }
 }
 

@@ -1,4 +1,5 @@
 // What a request meets: streams, sessions, ends and their reasons.
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <memory>
@@ -228,6 +229,43 @@ TEST_P(EngineTest, StopTokensMinTokensAndInterrupt) {
   EXPECT_TRUE(endless.finish->status.ok());
   EXPECT_EQ(endless.finish->position, 1 + static_cast<int64_t>(endless.tokens.size()));
   EXPECT_EQ(third->position(), endless.finish->position);
+}
+
+// What was read beyond a stop token, before that was known, leaves no trace.
+TEST_P(EngineTest, AStopTokenEndsWhatTheSessionRemembers) {
+  Engine& engine = Start();
+  ASSERT_TRUE(engine.CreateSession("kept", std::nullopt).ok());
+  FakeSession alone(window_);
+  SamplingParams params;
+  for (int round = 0; round < 40; ++round) {
+    const std::vector<int32_t> prompt = Prompt(round % 3 == 0 ? 0 : round, round);
+    for (const int32_t token : round == 0 ? Prompt(1) : prompt) {
+      alone.Learn(token);
+    }
+    const std::vector<int32_t> says = FakeSession(alone).Generate(20, params);
+    EngineRequest request = Ask(round == 0 ? Prompt(1) : prompt, 20);
+    request.stop_tokens = {says[static_cast<size_t>(round % 20)]};
+    const auto end = std::find(says.begin(), says.end(), request.stop_tokens[0]) + 1;
+    const std::vector<int32_t> expected(says.begin(), end);
+    for (const int32_t token : expected) {
+      alone.Learn(token);
+    }
+    auto lease = engine.Attach("kept");
+    Reader reader(*engine.Submit(*lease, request));
+    EXPECT_EQ(reader.ReadAll().reason, FinishReason::kStopToken);
+    EXPECT_EQ(reader.tokens, expected);
+    EXPECT_EQ(reader.finish->position, static_cast<int64_t>(alone.tokens.size()));
+    EXPECT_EQ(lease->position(), reader.finish->position);
+  }
+}
+
+TEST_P(EngineTest, TheNextStepIsLaunchedBeforeThisOnesTokensAreKnown) {
+  Engine& engine = Start();
+  auto lease = engine.Attach("");
+  Reader reader(*engine.Submit(*lease, Ask(Prompt(10), 100)));
+  reader.ReadAll();
+  EXPECT_EQ(device_.steps(), 100) << "none too many: the number of tokens was known";
+  EXPECT_EQ(device_.steps_ahead(), GetParam() == 0 ? 0 : 99);
 }
 
 TEST_P(EngineTest, AnInterruptedPromptIsStillRead) {

@@ -43,21 +43,32 @@ class FakeModel : public Forwarder {
 
 }  // namespace
 
-void FakeState::Feed(int32_t token, const Window& window) {
-  ring[position % window.ring()] = token;
-  ++position;
-  const int64_t commit_end = window.Committed(position);
-  if (commit_end > committed) {
-    committed_hash = Mix(committed_hash, static_cast<uint64_t>(commit_end));
-  }
-  for (; committed < commit_end; ++committed) {
-    committed_hash = Mix(committed_hash, static_cast<uint64_t>(ring[committed % window.ring()]));
+void FakeState::CommitTo(int64_t end, const Window& window) {
+  while (committed < end) {
+    const int64_t block_end = committed + window.commit;
+    committed_hash = Mix(committed_hash, static_cast<uint64_t>(block_end));
+    for (; committed < block_end; ++committed) {
+      committed_hash = Mix(committed_hash, static_cast<uint64_t>(ring[committed % window.ring()]));
+    }
   }
 }
 
+void FakeState::Feed(int32_t token, const Window& window) {
+  ring[position % window.ring()] = token;
+  newest = ++position;
+  CommitTo(window.Committed(position), window);
+}
+
+bool FakeState::GoBackTo(int64_t earlier, const Window& window) {
+  position = earlier;
+  return 0 <= earlier && earlier <= newest && newest - earlier <= window.rollback;
+}
+
 uint64_t FakeState::Hash(const Window& window) const {
-  uint64_t hash = committed_hash;
-  for (int64_t p = committed; p < position; ++p) {
+  FakeState folded = *this;
+  folded.CommitTo(window.Block(position), window);
+  uint64_t hash = folded.committed_hash;
+  for (int64_t p = folded.committed; p < position; ++p) {
     hash = Mix(hash, static_cast<uint64_t>(ring[p % window.ring()]));
   }
   return hash;
@@ -162,10 +173,15 @@ int FakeDevice::DirtySlots() const {
 }
 
 void FakeDevice::BeginStep(const StepInput& step) {
-  step_.rows.assign(step.rows, step.rows + step.row_count);
-  step_.tokens.assign(step.tokens, step.tokens + step.token_count);
-  step_.logit_tokens.assign(step.logit_tokens, step.logit_tokens + step.logit_count);
-  step_.sampling.assign(step.sampling, step.sampling + step.logit_count);
+  if (launched_.size() > static_cast<size_t>(pipeline_depth_)) {
+    Complain("more steps under way than the depth");
+  }
+  input_ = std::make_unique<ResolvedStep>(step, drawn_);
+  const StepInput& input = input_->input();
+  step_.rows.assign(input.rows, input.rows + input.row_count);
+  step_.tokens.assign(input.tokens, input.tokens + input.token_count);
+  step_.logit_tokens.assign(input.logit_tokens, input.logit_tokens + input.logit_count);
+  step_.sampling.assign(input.sampling, input.sampling + input.logit_count);
   output_ = {};
 }
 
@@ -182,7 +198,8 @@ void FakeDevice::Forward(const Slots& slots) {
       Complain(absl::StrCat("slot ", row.slot, " has two rows"));
     }
     named[static_cast<size_t>(row.slot)] = true;
-    if (row.position != state.position || row.tokens < 1 || row.first_token != next_token) {
+    if ((row.position != state.position && !state.GoBackTo(row.position, window_)) ||
+        row.tokens < 1 || row.first_token != next_token) {
       Complain(absl::StrCat("a row of ", row.tokens, " tokens at ", row.position,
                             " for a state with ", state.position));
     }
@@ -222,6 +239,8 @@ Ticket FakeDevice::Launch() {
     on_launch(step_);
   }
   steps_.fetch_add(1);
+  steps_ahead_.fetch_add(launched_.empty() ? 0 : 1);
+  drawn_ = output_.sampled;
   launched_[++last_ticket_] = output_;
   return last_ticket_;
 }

@@ -1,5 +1,5 @@
 // A model and a device without arithmetic, for exact and fast tests of the engine: a state is a
-// hash chain over the tokens and over when they were committed, and a sample is a function of it.
+// hash chain over the tokens in blocks, and a sample is a function of it.
 #ifndef EVENFLOW_TESTS_ENGINE_FAKE_DEVICE_H_
 #define EVENFLOW_TESTS_ENGINE_FAKE_DEVICE_H_
 
@@ -18,6 +18,7 @@
 #include "kernels/backend.h"
 
 #include "absl/base/thread_annotations.h"
+#include "tests/support/resolved_step.h"
 
 namespace evenflow {
 
@@ -28,12 +29,19 @@ struct FakeState {
 
   // Reads a token by the rules of the window: a ring by position, a commit every C tokens.
   void Feed(int32_t token, const Window& window);
+  // Takes back the newest tokens. False if the rules of the window do not allow it.
+  bool GoBackTo(int64_t earlier, const Window& window);
+  // Of the tokens before `position`, however many of them are committed.
   uint64_t Hash(const Window& window) const;
 
   int64_t position = 0;
+  int64_t newest = 0;  // tokens that were ever read, of which those from `position` were taken back
   int64_t committed = 0;
   uint64_t committed_hash = 0;
   int32_t ring[kMaxRing] = {};
+
+ private:
+  void CommitTo(int64_t end, const Window& window);
 };
 
 // The sample after a state, as FakeDevice draws it.
@@ -78,6 +86,9 @@ class FakeDevice : public Backend {
   int DirtySlots() const;
 
   int64_t steps() const { return steps_.load(); }
+
+  // Steps that were launched while the one before was under way.
+  int64_t steps_ahead() const { return steps_ahead_.load(); }
 
   // What went wrong in the way the engine used the device; "" if nothing did.
   std::string complaint() const;
@@ -144,11 +155,13 @@ class FakeDevice : public Backend {
   StepOutput output_;
   std::vector<uint64_t> logits_;  // [logit], hashes
   std::map<Ticket, StepOutput> launched_;
+  std::unique_ptr<ResolvedStep> input_;
+  std::vector<SampledToken> drawn_;  // by the step launched last
   StepOutput collected_;
   Ticket last_ticket_ = 0;
   std::byte* slots_ = nullptr;
   size_t slots_bytes_ = 0;
-  std::atomic<int64_t> steps_{0};
+  std::atomic<int64_t> steps_{0}, steps_ahead_{0};
   mutable Mutex mutex_;
   std::string complaint_ ABSL_GUARDED_BY(mutex_);
 };

@@ -1,5 +1,6 @@
 // Many clients that cancel, stall, leave, interrupt and come back under load: every accepted
 // request ends exactly once, what was streamed is right, and nothing is left behind.
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <random>
@@ -75,6 +76,16 @@ class RandomClient {
     if (Below(6) == 0) {
       request.deadline = std::chrono::steady_clock::now() + milliseconds(Below(10));
     }
+    FakeSession after = *alone;
+    for (const int32_t token : request.prompt) {
+      after.Learn(token);
+    }
+    std::vector<int32_t> says =
+        FakeSession(after).Generate(static_cast<int>(request.max_tokens), request.sampling);
+    if (Below(3) == 0) {
+      request.stop_tokens = {says[static_cast<size_t>(Below(static_cast<int>(says.size())))]};
+      says.erase(std::find(says.begin(), says.end(), request.stop_tokens[0]) + 1, says.end());
+    }
     auto outbox = engine_.Submit(lease, request);
     if (!outbox.ok()) {
       EXPECT_EQ(outbox.status().code(), absl::StatusCode::kResourceExhausted) << outbox.status();
@@ -82,11 +93,7 @@ class RandomClient {
       return false;
     }
     ++tally_.accepted;
-    for (const int32_t token : request.prompt) {
-      alone->Learn(token);
-    }
-    const std::vector<int32_t> says =
-        FakeSession(*alone).Generate(static_cast<int>(request.max_tokens), request.sampling);
+    *alone = after;
     Reader reader(*outbox);
     Serve(reader, request);
     reader.Take();

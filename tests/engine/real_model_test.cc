@@ -1,9 +1,11 @@
-// The engine with real models on the CPU backend: after a stop string, the bytes of the session's
-// state are those of a session that never generated the hidden text; streams do not depend on load.
+// The engine with real models on the CPU backend, as it is and with a step under way while the next
+// one is planned: after a stop string, the bytes of the session's state are those of a session that
+// never generated the hidden text; streams do not depend on load.
 #include <cstring>
 #include <memory>
 #include <random>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -13,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "tests/engine/reader.h"
 #include "tests/engine/stop_checker.h"
+#include "tests/support/pipelined_backend.h"
 
 namespace evenflow {
 namespace {
@@ -46,14 +49,22 @@ struct Case {
   Window window;
 };
 
-class RealModelTest : public ::testing::TestWithParam<Case> {
+// The second parameter is the backend's pipeline depth.
+class RealModelTest : public ::testing::TestWithParam<std::tuple<Case, int>> {
  protected:
-  void SetUp() override {
+  void SetUp() override { Start(std::get<int>(GetParam())); }
+
+  void Start(int depth) {
+    const Case& wanted = std::get<Case>(GetParam());
+    engine_.reset();
     backend_ = CreateCpuBackend({.threads = 2});
+    if (depth == 1) {
+      backend_ = std::make_unique<PipelinedBackend>(std::move(backend_));
+    }
     ModelOptions options;
-    options.window = GetParam().window;
+    options.window = wanted.window;
     auto model =
-        Model::Load(EVENFLOW_SOURCE_DIR "/tests/goldens/" + GetParam().model, options, *backend_);
+        Model::Load(EVENFLOW_SOURCE_DIR "/tests/goldens/" + wanted.model, options, *backend_);
     ASSERT_TRUE(model.ok()) << model.status();
     vocab_ = (*model)->info().vocab_size;
     auto engine = Engine::Create({}, std::make_unique<WatchedModel>(*std::move(model), &slots_),
@@ -95,14 +106,16 @@ class RealModelTest : public ::testing::TestWithParam<Case> {
   std::unique_ptr<Engine> engine_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Models, RealModelTest,
-                         ::testing::Values(Case{"retnet-a", {16, 2}}, Case{"retnet-a", {1, 2}},
-                                           Case{"linear_attn-a", {16, 2}},
-                                           Case{"delta_net-a", {7, 2}},
-                                           Case{"gated_deltanet-a", {16, 2}},
-                                           Case{"gated_deltanet-a", {1, 2}},
-                                           Case{"retnet-hybrid-bias", {16, 2}},
-                                           Case{"gated_deltanet-hybrid-list", {7, 2}}));
+INSTANTIATE_TEST_SUITE_P(
+    Models, RealModelTest,
+    ::testing::Combine(::testing::Values(Case{"retnet-a", {16, 2}}, Case{"retnet-a", {1, 2}},
+                                         Case{"linear_attn-a", {16, 2}},
+                                         Case{"delta_net-a", {7, 2}},
+                                         Case{"gated_deltanet-a", {16, 1}},
+                                         Case{"gated_deltanet-a", {1, 2}},
+                                         Case{"retnet-hybrid-bias", {16, 2}},
+                                         Case{"gated_deltanet-hybrid-list", {7, 2}}),
+                       ::testing::Values(0, 1)));
 
 TEST_P(RealModelTest, StopStringsLeaveTheStateAsIfTheTextHadNeverBeen) {
   for (uint64_t trial = 0; trial < 8; ++trial) {
@@ -156,17 +169,35 @@ TEST_P(RealModelTest, StopStringsLeaveTheStateAsIfTheTextHadNeverBeen) {
   }
 }
 
+// What each says alone is taken from a backend without a step under way.
 TEST_P(RealModelTest, StreamsTogetherSayWhatEachSaysAlone) {
-  std::vector<EngineRequest> requests(24);
-  std::vector<std::vector<int32_t>> alone;
+  std::vector<EngineRequest> requests(64);
+  std::vector<std::vector<int32_t>> alone, going_on;
+  Start(0);
   for (size_t i = 0; i < requests.size(); ++i) {
-    requests[i].prompt = RandomTokens(1 + random_() % 200);
-    requests[i].max_tokens = 30;
-    requests[i].sampling.seed = i;
-    requests[i].sampling.temperature = i % 4 == 0 ? 0.f : 1.f;
+    EngineRequest& request = requests[i];
+    request.prompt = RandomTokens(1 + random_() % (i % 2 == 0 ? 200 : 20));
+    request.max_tokens = 30;
+    request.sampling.seed = i;
+    request.sampling.temperature = i % 4 == 0 ? 0.f : 1.f;
+    if (i % 3 == 0) {
+      request.sampling.repetition_penalty = 1.3f;
+      request.sampling.frequency_penalty = 0.7f;
+      request.sampling.presence_penalty = 0.4f;
+      request.sampling.penalty_decay = i % 6 == 0 ? 0.9f : 1.f;
+      request.sampling.penalty_last_n = i % 5 == 0 ? 1 : 16;
+    }
+    if (i % 5 == 1) {  // ends, as a rule, at one of them
+      request.stop_tokens = RandomTokens(static_cast<size_t>(vocab_ / 16));
+      request.min_tokens = static_cast<int64_t>(i % 4);
+    }
     auto lease = engine_->Attach("");
-    alone.push_back(Ask(*lease, requests[i]));
+    alone.push_back(Ask(*lease, request));
+    EngineRequest next;  // what it says then depends on all of its state
+    next.max_tokens = 5;
+    going_on.push_back(Ask(*lease, next));
   }
+  Start(std::get<int>(GetParam()));
   std::vector<SessionLease> leases;
   std::vector<std::unique_ptr<Reader>> readers;
   for (const EngineRequest& request : requests) {
@@ -176,6 +207,9 @@ TEST_P(RealModelTest, StreamsTogetherSayWhatEachSaysAlone) {
   for (size_t i = 0; i < requests.size(); ++i) {
     readers[i]->ReadAll();
     EXPECT_EQ(readers[i]->tokens, alone[i]) << i;
+    EngineRequest next;
+    next.max_tokens = 5;
+    EXPECT_EQ(Ask(leases[i], next), going_on[i]) << i;
   }
 }
 

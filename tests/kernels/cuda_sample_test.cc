@@ -1,4 +1,5 @@
 // The sampler on the CUDA device draws what the CPU's draws, which has tests of its own.
+#include <deque>
 #include <limits>
 #include <memory>
 #include <random>
@@ -27,10 +28,29 @@ class CudaSampleTest : public testing::Test {
 
   void SetUp() override { ASSERT_NE(backends_[1], nullptr); }
 
-  // Samples every row from its logits [row, vocab], on both devices.
+  // The row's newest token.
+  static int32_t NewestOf(const SamplingRow& row) {
+    return row.history == nullptr ? 0 : row.history[(row.position - 1) % row.history_capacity];
+  }
+
+  // Samples every row from its logits [row, vocab], on both devices. CUDA is told the newest token
+  // of every other row as what the step reads, and a wrong one as history.
   void Sample(const std::vector<float>& logits, int vocab, const std::vector<SamplingRow>& rows) {
+    std::vector<SamplingRow> unknown = rows;
+    std::deque<std::vector<int32_t>> rings;
+    std::vector<int32_t> tokens, logit_tokens;
+    for (size_t r = 0; r < rows.size(); ++r) {
+      tokens.push_back(NewestOf(rows[r]));
+      if (rows[r].history != nullptr && r % 2 == 1) {
+        SamplingRow& row = unknown[r];
+        std::vector<int32_t>& ring =
+            rings.emplace_back(row.history, row.history + row.history_capacity);
+        ring[static_cast<size_t>((row.position - 1) % row.history_capacity)] = 8;
+        row.history = ring.data();
+        row.newest_drawn = true;
+      }
+    }
     std::vector<Row> step_rows;
-    std::vector<int32_t> tokens(rows.size()), logit_tokens;
     for (size_t r = 0; r < rows.size(); ++r) {
       const auto index = static_cast<int32_t>(r);
       step_rows.push_back({index, index, 1, 0});
@@ -41,12 +61,12 @@ class CudaSampleTest : public testing::Test {
     input.row_count = input.token_count = input.logit_count = static_cast<int>(rows.size());
     input.tokens = tokens.data();
     input.logit_tokens = logit_tokens.data();
-    input.sampling = rows.data();
     for (int device = 0; device < 2; ++device) {
       Backend& backend = *backends_[device];
       const size_t row_bytes = static_cast<size_t>(vocab) * sizeof(float);
       void* const data = backend.Allocate(row_bytes * (rows.size() + kStepPadding));
       backend.Upload(data, logits.data(), logits.size() * sizeof(float));
+      input.sampling = device == 0 ? rows.data() : unknown.data();
       backend.BeginStep(input);
       backend.Sample({{data, DType::kF32, vocab}, vocab});
       sampled_[device] = backend.Collect(backend.Launch()).sampled;

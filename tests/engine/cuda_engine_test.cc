@@ -1,0 +1,129 @@
+// The engine on the CUDA device says the same, to the last log probability, whether the next step
+// is planned before or after a step's tokens are known. One stream at a time: what shares a step
+// may change the order of sums here.
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/model/model.h"
+
+#include "gtest/gtest.h"
+#include "tests/support/forwarding_backend.h"
+
+namespace evenflow {
+namespace {
+
+class OneStepAtATime : public ForwardingBackend {
+ public:
+  using ForwardingBackend::ForwardingBackend;
+
+  int pipeline_depth() const override { return 0; }
+};
+
+struct Answer {
+  std::vector<int32_t> tokens;
+  std::vector<float> logprobs;
+  int64_t position = 0;
+
+  friend bool operator==(const Answer& a, const Answer& b) {
+    return a.tokens == b.tokens && a.logprobs == b.logprobs && a.position == b.position;
+  }
+};
+
+Answer Ask(Engine& engine, SessionLease& lease, const EngineRequest& request) {
+  auto outbox = engine.Submit(lease, request);
+  EXPECT_TRUE(outbox.ok()) << outbox.status();
+  Answer answer;
+  std::optional<FinishEvent> finish;
+  while (outbox.ok() && !finish) {
+    TokenEvents events;
+    (*outbox)->Take(&events, &finish);
+    for (const TokenEvent& event : events) {
+      answer.tokens.push_back(event.sampled.token);
+      answer.logprobs.push_back(event.sampled.logprob);
+      for (const TokenLogprob& top : event.sampled.top) {
+        answer.logprobs.push_back(top.logprob);
+      }
+    }
+  }
+  EXPECT_TRUE(finish->status.ok()) << finish->status;
+  answer.position = finish->position;
+  return answer;
+}
+
+EngineRequest Request(unsigned i, int vocab) {
+  EngineRequest request;
+  for (unsigned n = 0; n < 1 + 37 * i % 150; ++n) {
+    request.prompt.push_back(static_cast<int32_t>((n * 7 + i * 13) % static_cast<unsigned>(vocab)));
+  }
+  request.max_tokens = 60;
+  request.sampling.seed = i;
+  request.sampling.temperature = i % 4 == 0 ? 0.f : 1.f;
+  request.sampling.top_logprobs = i % 3 == 0 ? 5 : 0;
+  if (i % 2 == 1) {
+    request.sampling.repetition_penalty = 1.3f;
+    request.sampling.frequency_penalty = 0.7f;
+    request.sampling.presence_penalty = 0.4f;
+    request.sampling.penalty_decay = 0.9f;
+    request.sampling.penalty_last_n = i % 5 == 0 ? 1 : 16;
+  }
+  if (i % 3 == 1) {
+    for (int token = static_cast<int>(i); token < vocab; token += 20) {
+      request.stop_tokens.push_back(token);
+    }
+    request.min_tokens = i % 4;
+  }
+  return request;
+}
+
+// What it answers to 24 requests, each on a session of its own and with more to say afterwards.
+std::vector<Answer> Answers(const std::string& model_name, bool one_at_a_time) {
+  std::string error;
+  std::unique_ptr<Backend> backend = CreateCudaBackend({}, &error);
+  EXPECT_NE(backend, nullptr) << error;
+  if (backend != nullptr && one_at_a_time) {
+    backend = std::make_unique<OneStepAtATime>(std::move(backend));
+  }
+  std::vector<Answer> answers;
+  if (backend == nullptr) {
+    return answers;
+  }
+  auto model = Model::Load(EVENFLOW_SOURCE_DIR "/tests/goldens/" + model_name, {}, *backend);
+  EXPECT_TRUE(model.ok()) << model.status();
+  const int vocab = (*model)->info().vocab_size;
+  EngineOptions options;
+  options.max_sessions = 4;
+  auto engine = Engine::Create(options, *std::move(model), *backend, {});
+  EXPECT_TRUE(engine.ok()) << engine.status();
+  for (unsigned i = 0; i < 24; ++i) {
+    auto lease = (*engine)->Attach("");
+    answers.push_back(Ask(**engine, *lease, Request(i, vocab)));
+    EngineRequest next;
+    next.max_tokens = 7;
+    answers.push_back(Ask(**engine, *lease, next));
+  }
+  EXPECT_EQ(backend->error(), "");
+  return answers;
+}
+
+class CudaEngineTest : public ::testing::TestWithParam<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(Models, CudaEngineTest,
+                         ::testing::Values("retnet-a", "gated_deltanet-a", "kda-a",
+                                           "gated_deltanet-hybrid-list", "rwkv7-a"));
+
+TEST_P(CudaEngineTest, SaysTheSameAStepAhead) {
+  const std::vector<Answer> expected = Answers(GetParam(), true);
+  const std::vector<Answer> actual = Answers(GetParam(), false);
+  ASSERT_EQ(actual.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_EQ(actual[i].tokens, expected[i].tokens) << i;
+    EXPECT_TRUE(actual[i] == expected[i]) << i;
+  }
+}
+
+}  // namespace
+}  // namespace evenflow
