@@ -145,6 +145,10 @@ FinishEvent ActiveRequest::Event(absl::Status status, FinishReason reason) const
   return event;
 }
 
+bool ActiveRequest::NeedsCheckpointSlot() const {
+  return asked.has_stop_strings && asked.generate && !interrupted && !checkpoint_slot;
+}
+
 bool ActiveRequest::NeedsCheckpoint(int count) const {
   return asked.has_stop_strings && asked.generate && !interrupted && !checkpoint &&
          session->in_state + count == prompt_end_;
@@ -155,8 +159,8 @@ bool ActiveRequest::RefreshDue() const {
                            kCheckpointTokens;
 }
 
-void ActiveRequest::SetCheckpoint(SlotHandle slot) {
-  Checkpoint next{slot, session->in_state, session->history, {}};
+void ActiveRequest::SetCheckpoint() {
+  Checkpoint next{session->in_state, session->history, {}};
   for (int64_t position = next.position;
        position < std::max(prompt_end_, session->history.position()); ++position) {
     next.tokens.push_back(TokenAt(position));

@@ -17,7 +17,6 @@ namespace evenflow {
 
 // A state from a moment when every generated token was beyond recall, and what came after it.
 struct Checkpoint {
-  SlotHandle slot;
   int64_t position = 0;         // tokens in the copied state
   TokenHistory history;         // as of then
   WipedVector<int32_t> tokens;  // those known from `position` on
@@ -71,12 +70,14 @@ class ActiveRequest {
   FinishEvent Event(absl::Status status, FinishReason reason) const;
 
   // --- Stop strings: going back.
+  // It will take a checkpoint and has no slot for it yet.
+  bool NeedsCheckpointSlot() const;
   // Before feeding `count` tokens: is this the last state to which every stop string can go back?
   bool NeedsCheckpoint(int count) const;
   // Enough was generated since the checkpoint to renew it once everything is confirmed.
   bool RefreshDue() const;
-  // The state has just been copied to `slot`. REQUIRES: what was generated is confirmed.
-  void SetCheckpoint(SlotHandle slot);
+  // The state has just been copied to checkpoint_slot. REQUIRES: what was generated is confirmed.
+  void SetCheckpoint();
   // The session is as if only the prompt, `stop.kept` generated tokens and `stop.tail` had been
   // there; what of that is not in the state is fed again by the next tasks. True if the state must
   // be copied back from the checkpoint first. INTERNAL when `stop` is before the checkpoint.
@@ -96,6 +97,7 @@ class ActiveRequest {
   std::optional<SteadyTime> paused_since;  // waits for its reader
   SteadyTime started, first_token, last_token;
   std::optional<int32_t> stop_token;
+  std::optional<SlotHandle> checkpoint_slot;
   std::optional<Checkpoint> checkpoint;
 
  private:

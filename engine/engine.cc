@@ -20,7 +20,8 @@ absl::Status AtLeast(const char* option, int64_t value, int64_t low) {
 
 absl::Status CheckOptions(const EngineOptions& options, const Window& window) {
   const std::pair<absl::Status, int> checks[] = {
-      {AtLeast("max_sessions", options.max_sessions, 1), 0},
+      {AtLeast("max_sessions", options.max_sessions, 0), 0},
+      {AtLeast("max_checkpoints", options.max_checkpoints, 0), 0},
       {AtLeast("max_queue", options.max_queue, 0), 0},
       // A stream beside one block of input.
       {AtLeast("step_tokens", options.step_tokens, BlockTokens(window) + 1), 0},
@@ -45,11 +46,16 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
   if (auto status = CheckOptions(options, model->window()); !status.ok()) {
     return status;
   }
-  auto pool = StatePool::Create(backend, model->slot_bytes(), options.max_sessions);
+  const PoolSize size =
+      FitPool(backend, model->slot_bytes(), {options.max_sessions, options.max_checkpoints});
+  auto pool = StatePool::Create(backend, model->slot_bytes(), size);
   if (!pool.ok()) {
     return pool.status();
   }
-  auto impl = std::make_shared<Impl>(options, std::move(model), backend, *std::move(pool));
+  EngineOptions resolved = options;
+  resolved.max_sessions = size.sessions;
+  resolved.max_checkpoints = size.checkpoints;
+  auto impl = std::make_shared<Impl>(resolved, std::move(model), backend, *std::move(pool));
   impl->Start(std::move(observer));
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }

@@ -25,7 +25,10 @@
 namespace evenflow {
 
 struct EngineOptions {
-  int max_sessions = 64;  // state slots
+  // State slots, and slots for checkpoints, of which every request with stop strings takes one:
+  // with none left it waits before its prompt. 0: see FitPool.
+  int max_sessions = 0;
+  int max_checkpoints = 0;
   int max_queue = 256;    // requests that may wait for a slot; more are refused
   int step_tokens = 256;  // token budget of a step; decoding rows come first, prompts fill it up
   int max_rows = 256;     // sessions in one step
@@ -101,7 +104,7 @@ class Engine {
   ~Engine();
 
   const Forwarder& model() const;
-  const EngineOptions& options() const;
+  const EngineOptions& options() const;  // with the numbers of slots that there are
   EngineGauges Gauges() const;
 
   // `id` empty: 128 random bits. INVALID_ARGUMENT, ALREADY_EXISTS, RESOURCE_EXHAUSTED.

@@ -93,7 +93,8 @@ class Engine::Impl {
   bool Complete();
 
   void TakeCalls(SteadyTime now);
-  void AddRow(ActiveRequest& request, int tokens, Batch* batch);
+  // False if there is no checkpoint for it.
+  bool AddRow(ActiveRequest& request, int tokens, Batch* batch);
   bool DeliverHealth(const Batch& batch, size_t row);
   void DeliverToken(ActiveRequest& request, const SampledToken& sampled, SteadyTime step_end);
   void Attend(ActiveRequest& request, SteadyTime now);

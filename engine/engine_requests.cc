@@ -116,10 +116,8 @@ void Engine::Impl::PauseOrGo(ActiveRequest& request, const Outbox::Wishes& wishe
 }
 
 void Engine::Impl::TakeCheckpoint(ActiveRequest& request) {
-  const SlotHandle slot =
-      request.checkpoint ? request.checkpoint->slot : pool_->AcquireCheckpoint();
-  pool_->Copy(slot, *request.session->slot);
-  request.SetCheckpoint(slot);
+  pool_->Copy(*request.checkpoint_slot, *request.session->slot);
+  request.SetCheckpoint();
 }
 
 void Engine::Impl::GoBack(ActiveRequest& request, const StopRequest& stop) {
@@ -129,7 +127,7 @@ void Engine::Impl::GoBack(ActiveRequest& request, const StopRequest& stop) {
     return;
   }
   if (*copy_back) {
-    pool_->Copy(*request.session->slot, request.checkpoint->slot);
+    pool_->Copy(*request.session->slot, *request.checkpoint_slot);
   }
   Finish(request, absl::OkStatus(), FinishReason::kStopString);
 }
@@ -175,8 +173,8 @@ void Engine::Impl::Quarantine(ActiveRequest& request, const std::string& why) {
 }
 
 void Engine::Impl::Forget(const ActiveRequest& request) {
-  if (request.checkpoint) {
-    pool_->Release(request.checkpoint->slot);
+  if (request.checkpoint_slot) {
+    pool_->Release(*request.checkpoint_slot);
   }
   if (request.session->holder == &request) {
     request.session->holder = nullptr;

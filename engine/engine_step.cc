@@ -49,7 +49,7 @@ Engine::Impl::Batch Engine::Impl::Plan() {
       request->session->holder = request.get();
     }
     Attend(*request, batch.planned);
-    if (CanGoOn(*request)) {
+    if (CanGoOn(*request) && (!request->NeedsCheckpointSlot() || pool_->has_checkpoints())) {
       ready.push_back(request.get());
       tasks.push_back(request->NextTask());
     }
@@ -60,10 +60,12 @@ Engine::Impl::Batch Engine::Impl::Plan() {
   const SchedulerLimits limits{options.step_tokens, options.max_rows, BlockTokens(window_)};
   for (const Segment& segment : Schedule(limits, tasks, pool_->free(), batch.planned)) {
     const auto task = static_cast<size_t>(segment.task);
+    if (!AddRow(*ready[task], segment.tokens, &batch)) {
+      continue;
+    }
     batch.decode_tokens += tasks[task].decoding ? 1 : 0;
     ready[task]->client->served =
         tasks[task].decoding ? ready[task]->client->served : batch.planned;
-    AddRow(*ready[task], segment.tokens, &batch);
   }
   return batch;
 }
@@ -107,8 +109,14 @@ bool Engine::Impl::CanGoOn(const ActiveRequest& request) const {
                           : !request.waits && !request.paused_since && !request.ending;
 }
 
-void Engine::Impl::AddRow(ActiveRequest& request, int tokens, Batch* batch) {
+bool Engine::Impl::AddRow(ActiveRequest& request, int tokens, Batch* batch) {
   Session& session = *request.session;
+  if (request.NeedsCheckpointSlot()) {
+    request.checkpoint_slot = pool_->AcquireCheckpoint();
+    if (!request.checkpoint_slot) {
+      return false;  // another request of this step took the last one
+    }
+  }
   if (!session.slot) {
     session.slot = pool_->Acquire();
     session.has_slot.store(true);
@@ -130,6 +138,7 @@ void Engine::Impl::AddRow(ActiveRequest& request, int tokens, Batch* batch) {
   if (request.started == SteadyTime{}) {
     request.started = std::max(batch->planned, request.arrived);
   }
+  return true;
 }
 
 bool Engine::Impl::Launch(Batch batch) {

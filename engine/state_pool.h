@@ -25,13 +25,23 @@ struct SlotHandle {
   }
 };
 
+// Slots of each kind.
+struct PoolSize {
+  int sessions = 0;
+  int checkpoints = 0;
+};
+
+// What fits into the device's free memory, where something is wanted as 0. An eighth of the slots
+// for sessions is enough for checkpoints; but where memory costs nothing until it is used
+// (FreeBytes() is 0), there are as many.
+PoolSize FitPool(const Backend& backend, size_t slot_bytes, PoolSize wanted);
+
 // Invariant: a free slot holds the initial state, so nothing of its last tenant can be read.
 class StatePool {
  public:
-  // `sessions` slots for sessions and as many for checkpoints, which cost nothing until they are
-  // used where the device's memory is lazy. RESOURCE_EXHAUSTED when they do not fit.
+  // RESOURCE_EXHAUSTED when there is no memory for so many slots, or none.
   static absl::StatusOr<std::unique_ptr<StatePool>> Create(Backend& backend, size_t slot_bytes,
-                                                           int sessions);
+                                                           PoolSize size);
   ~StatePool();
   StatePool(const StatePool&) = delete;
   StatePool& operator=(const StatePool&) = delete;
@@ -39,8 +49,8 @@ class StatePool {
   // A slot in the initial state; nullopt when all are taken.
   std::optional<SlotHandle> Acquire() { return Take(free_sessions_); }
 
-  // REQUIRES: no more checkpoints than session slots are held.
-  SlotHandle AcquireCheckpoint() { return Take(free_checkpoints_).value(); }
+  // A slot for a checkpoint; nullopt when all are taken.
+  std::optional<SlotHandle> AcquireCheckpoint() { return Take(free_checkpoints_); }
 
   // Overwrites the slot, in order after the steps launched so far. REQUIRES: IsCurrent(handle).
   void Release(SlotHandle handle);
@@ -55,10 +65,12 @@ class StatePool {
 
   int free() const { return static_cast<int>(free_sessions_.size()); }
 
+  bool has_checkpoints() const { return !free_checkpoints_.empty(); }
+
   int used() const { return sessions_ - free(); }
 
  private:
-  StatePool(Backend& backend, Slots slots, int sessions);
+  StatePool(Backend& backend, Slots slots, PoolSize size);
   std::optional<SlotHandle> Take(std::vector<int32_t>& free);
 
   struct Tenancy {

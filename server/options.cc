@@ -61,8 +61,17 @@ void AddModelFlags(CLI::App* command, ServeOptions* options) {
 
 void AddEngineFlags(CLI::App* command, ServeOptions* options) {
   EngineOptions& engine = options->engine;
-  command->add_option("--max-sessions", engine.max_sessions, "State slots")
-      ->check(CLI::Range(1, 1 << 20))
+  command
+      ->add_option("--max-sessions", engine.max_sessions,
+                   "State slots; 0: 64 on the CPU, as many as fit on CUDA")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--max-checkpoints", engine.max_checkpoints,
+          "Requests with stop strings that generate at once; 0: as many as sessions on the "
+          "CPU, an eighth on CUDA")
+      ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
   command->add_option("--max-queue", engine.max_queue, "Requests that may wait for a slot")
       ->check(CLI::Range(0, 1 << 20))

@@ -136,6 +136,9 @@ absl::Status Server::Parts::Load(std::function<void(double)> progress) {
     return started.status();
   }
   engine = *std::move(started);
+  const EngineOptions& fitted = engine->options();
+  Log(LogLevel::kInfo, "states of ", fitted.max_sessions, " sessions and ", fitted.max_checkpoints,
+      " checkpoints, ", engine->model().slot_bytes(), " bytes each");
   metrics->SetGauges([this] { return engine->Gauges(); });
   delivery = std::make_unique<Workers>(options.delivery_threads);
   tokenizing = std::make_unique<Workers>(kTokenizingThreads);

@@ -77,6 +77,7 @@ class FakeDevice : public Backend {
   std::function<void(const Step&)> on_launch;  // may wait or throw
   std::function<bool(const Row&)> bad_state, bad_logits;
   bool out_of_memory = false;
+  size_t free_bytes = 0;
   std::string failure;  // set in on_launch: the device is lost from then on
 
   // The state of a session whose last step fed the token before `position`; the engine must be at
@@ -103,6 +104,8 @@ class FakeDevice : public Backend {
   std::string error() const override { return failure; }
 
   int pipeline_depth() const override { return pipeline_depth_; }
+
+  size_t FreeBytes() const override { return free_bytes; }
 
   void* Allocate(size_t bytes) override;
   void Free(void* data) override;

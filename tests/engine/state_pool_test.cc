@@ -22,11 +22,35 @@ std::byte* SlotOf(const StatePool& pool, SlotHandle handle) {
 TEST(StatePool, RefusesWhatDoesNotFit) {
   FakeDevice device;
   device.out_of_memory = true;
-  EXPECT_EQ(StatePool::Create(device, kSlotBytes, 4).status().code(),
+  EXPECT_EQ(StatePool::Create(device, kSlotBytes, {4, 4}).status().code(),
             absl::StatusCode::kResourceExhausted);
   device.out_of_memory = false;
-  EXPECT_EQ(StatePool::Create(device, SIZE_MAX / 4, 4).status().code(),
+  EXPECT_EQ(StatePool::Create(device, SIZE_MAX / 4, {4, 4}).status().code(),
             absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(StatePool::Create(device, kSlotBytes, {0, 0}).status().code(),
+            absl::StatusCode::kResourceExhausted);
+}
+
+TEST(StatePool, FitsIntoTheFreeMemory) {
+  FakeDevice device;
+  const auto fit = [&device](size_t slot_bytes, PoolSize wanted) {
+    const PoolSize size = FitPool(device, slot_bytes, wanted);
+    return std::pair(size.sessions, size.checkpoints);
+  };
+  EXPECT_EQ(fit(1000, {0, 0}), std::pair(64, 64)) << "memory that costs nothing until it is used";
+  EXPECT_EQ(fit(1000, {5, 0}), std::pair(5, 5));
+  EXPECT_EQ(fit(1000, {5, 2}), std::pair(5, 2));
+  device.free_bytes = 8000;  // of which an eighth is left for other things
+  EXPECT_EQ(fit(100, {0, 0}), std::pair(62, 8));
+  EXPECT_EQ(fit(100, {0, 1}), std::pair(69, 1));
+  EXPECT_EQ(fit(100, {9, 0}), std::pair(9, 2));
+  EXPECT_EQ(fit(100, {0, 100}).first, 0) << "and StatePool::Create says so";
+  EXPECT_EQ(fit(7001, {0, 0}).first, 0);
+  device.free_bytes = size_t{80} << 30;
+  const auto [sessions, checkpoints] = fit(size_t{111} << 20, {0, 0});
+  const size_t bytes = static_cast<size_t>(sessions + checkpoints) * (size_t{111} << 20);
+  EXPECT_LE(bytes, device.free_bytes - (size_t{1} << 30));
+  EXPECT_GT(bytes, device.free_bytes - (size_t{1} << 30) - (size_t{2} * 111 << 20));
 }
 
 // Every slot in use holds the byte its tenant wrote, every other one zeros; indices and generations
@@ -34,7 +58,7 @@ TEST(StatePool, RefusesWhatDoesNotFit) {
 TEST(StatePool, AgreesWithANaiveSimulator) {
   constexpr int kSessions = 7;
   FakeDevice device;
-  auto pool = *StatePool::Create(device, kSlotBytes, kSessions);
+  auto pool = *StatePool::Create(device, kSlotBytes, {kSessions, kSessions});
 
   struct Tenant {
     SlotHandle handle;
@@ -50,7 +74,7 @@ TEST(StatePool, AgreesWithANaiveSimulator) {
     const bool checkpoint = random() % 2 == 1;
     std::vector<Tenant>& mine = tenants[checkpoint ? 1 : 0];
     const auto action = random() % 3;
-    if (action == 0 && (!checkpoint || mine.size() < kSessions)) {
+    if (action == 0) {
       const auto handle = checkpoint ? pool->AcquireCheckpoint() : pool->Acquire();
       ASSERT_EQ(handle.has_value(), mine.size() < kSessions);
       if (!handle) {
@@ -92,7 +116,7 @@ TEST(StatePool, AgreesWithANaiveSimulator) {
 
 TEST(StatePoolDeathTest, StaleHandlesAreABug) {
   FakeDevice device;
-  auto pool = *StatePool::Create(device, kSlotBytes, 1);
+  auto pool = *StatePool::Create(device, kSlotBytes, {1, 1});
   const SlotHandle handle = *pool->Acquire();
   pool->Release(handle);
   EXPECT_DEATH(pool->Release(handle), "");

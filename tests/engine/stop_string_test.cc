@@ -156,6 +156,43 @@ TEST_P(StopStringTest, NeverRunsFurtherAheadOfTheCheckThanR) {
   EXPECT_EQ(reader.tokens.size(), 200u);
 }
 
+TEST_P(StopStringTest, WaitsForACheckpoint) {
+  options_.max_checkpoints = 1;
+  Start();
+  std::vector<SessionLease> leases;
+  std::vector<std::unique_ptr<Reader>> readers;
+  EngineRequest request;
+  request.max_tokens = 100;
+  request.has_stop_strings = true;
+  for (int32_t i = 0; i < 4; ++i) {
+    request.prompt.assign(1 + static_cast<size_t>(i) * 40, i);
+    leases.push_back(*engine_->Attach(""));
+    readers.push_back(std::make_unique<Reader>(*engine_->Submit(leases.back(), request)));
+  }
+  request.has_stop_strings = false;  // of the others nothing is asked
+  Reader free(*engine_->Submit(leases.emplace_back(*engine_->Attach("")), request));
+  int begun = 0;
+  bool done[4] = {};
+  for (int finished = 0; finished < 4;) {
+    begun = 0;
+    for (size_t i = 0; i < 4; ++i) {
+      Reader& reader = *readers[i];
+      reader.Take();
+      StopChecker({}, {}).Check(reader.tokens, reader.outbox());
+      if (reader.finish && !done[i]) {
+        EXPECT_EQ(reader.tokens.size(), 100u);
+        done[i] = true;
+        ++finished;
+        leases[i] = SessionLease();
+      }
+      begun += !reader.finish && !reader.tokens.empty() ? 1 : 0;
+    }
+    EXPECT_LE(begun, 2) << "one, and one that has ended since";
+    free.Take();
+  }
+  EXPECT_EQ(free.ReadAll().reason, FinishReason::kLength);
+}
+
 TEST_P(StopStringTest, AStopBeforeWhatWasConfirmedIsRefused) {
   Start();
   auto lease = engine_->Attach("");
