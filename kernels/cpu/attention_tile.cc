@@ -8,8 +8,8 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention_tile.cc"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
-// Highway's headers come in this order.
-#include <hwy/contrib/math/math-inl.h>
+
+#include "kernels/cpu/exp-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 
@@ -63,12 +63,6 @@ HWY_INLINE void Score(const float* q, AttentionSpan span, int dim, float* scores
     ScoreKeys<1>(q, span, dim, scores + i);
     span.keys += span.stride;
   }
-}
-
-// e^x for x <= 0. Highway's takes NaN for a very negative number.
-template <class D>
-HWY_INLINE hn::Vec<D> ExpOrNaN(D d, hn::Vec<D> x) {
-  return hn::IfThenElse(hn::IsNaN(x), x, hn::Exp(d, x));
 }
 
 // scores[i] <- e^{scale (scores[i] - max)}; returns their sum.

@@ -6,8 +6,8 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/elementwise.cc"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
-// Highway's headers come in this order.
-#include <hwy/contrib/math/math-inl.h>
+
+#include "kernels/cpu/exp-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 
@@ -20,10 +20,10 @@ template <class D>
 HWY_INLINE void GateAt(D d, bool silu, float* at) {
   const auto x = hn::LoadU(d, at);
   const auto one = hn::Set(d, 1.0f);
-  const auto e = hn::Exp(d, hn::Neg(hn::Abs(x)));
+  const auto e = ExpOrNaN(d, hn::Neg(hn::Abs(x)));
   const auto gate = hn::Div(hn::IfThenElse(hn::Ge(x, hn::Zero(d)), one, e), hn::Add(one, e));
   const auto result = silu ? hn::Mul(x, gate) : gate;
-  hn::StoreU(hn::IfThenElse(hn::IsNaN(x), x, result), d, at);  // Exp(NaN) is 0
+  hn::StoreU(result, d, at);
 }
 
 void Gate(bool silu, float* x, int64_t count) {

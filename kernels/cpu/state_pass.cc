@@ -6,8 +6,8 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/state_pass.cc"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
-// Highway's headers come in this order.
-#include <hwy/contrib/math/math-inl.h>
+
+#include "kernels/cpu/exp-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 
@@ -262,7 +262,7 @@ HWY_INLINE void DecayChannelsAt(D d, const ChannelDecay& decay, int k, const flo
   if (decay.then != nullptr) {
     difference = hn::Sub(difference, hn::LoadU(d, decay.then + k));
   }
-  const auto factor = hn::Exp(d, difference);
+  const auto factor = ExpOrNaN(d, difference);
   for (int i = 0; i < decay.count; ++i, x += decay.dim, out += decay.dim) {
     hn::StoreU(hn::Mul(hn::LoadU(d, x + k), factor), d, out + k);
   }

@@ -1,5 +1,6 @@
 // Times one decoded token of each memory, per sessions and state type, against the read bandwidth
-// of the machine's memory. bench_memory [--threads N] [--json]
+// of the machine's memory; and a token of a prompt, which the sessions read in turn, 256 tokens a
+// step. bench_memory [--threads N] [--json] [--memory NAME]
 // bench_memory --list: only the bytes of one head's memory, 128 x 256 in fp32.
 //
 // Bytes of a token: its states once, 1 / C of them again for the write, and the window's tokens (w
@@ -23,14 +24,17 @@ namespace {
 struct Options {
   int threads = 0;
   bool json = false;
+  const char* memory = nullptr;  // the only one that is timed
 };
 
 struct Result {
-  double seconds = 0;  // of a step: one token for each session
-  double bytes = 0;    // of a step
+  double seconds = 0;         // of a step: one token for each session
+  double bytes = 0;           // of a step
+  double prompt_seconds = 0;  // of a token of a prompt
 };
 
 constexpr int kCycles = 7;  // that are timed, after one that is not
+constexpr int kPrompt = 256;
 
 // States of a head that are read, on average over the blocks that are timed.
 double LiveBanks(const MemorySetup& setup) {
@@ -64,12 +68,31 @@ double StepBytes(const MemorySetup& setup, int sessions) {
   return head * shape.heads * sessions;
 }
 
+double Median(std::vector<double> seconds) {
+  const auto middle = seconds.begin() + static_cast<ptrdiff_t>(seconds.size() / 2);
+  std::nth_element(seconds.begin(), middle, seconds.end());
+  return *middle;
+}
+
+// Goes on where `rows` end.
+double MeasurePrompt(MemorySessions& memory, std::vector<MemoryRow> rows) {
+  std::vector<double> steps;
+  for (size_t step = 0; step < kCycles; ++step) {
+    MemoryRow& row = rows[step % rows.size()];
+    row.end = row.begin + kPrompt;
+    memory.Step({row});
+    row.begin = row.end;
+    steps.push_back(memory.step_seconds() / kPrompt);
+  }
+  return Median(steps);
+}
+
 // The median over whole cycles of C steps, so that each has its share of commits. Sessions are out
 // of phase, as in a server.
 Result Measure(const MemorySetup& setup, int sessions, int threads) {
   const int commit = setup.window.commit;
-  const int tokens = commit * (kCycles + 2);
-  const MemoryInputs inputs = RandomInputs(setup, tokens + commit, 1);
+  const int tokens = commit * (kCycles + 2) + kPrompt * ((kCycles + sessions - 1) / sessions);
+  const MemoryInputs inputs = RandomInputs(setup, tokens, 1);
   MemorySessions memory(setup, sessions, threads);
   std::vector<MemoryRow> rows;
   for (int s = 0; s < sessions; ++s) {
@@ -94,8 +117,7 @@ Result Measure(const MemorySetup& setup, int sessions, int threads) {
       cycles.push_back(seconds / commit);
     }
   }
-  std::nth_element(cycles.begin(), cycles.begin() + kCycles / 2, cycles.end());
-  return {cycles[kCycles / 2], StepBytes(setup, sessions)};
+  return {Median(cycles), StepBytes(setup, sessions), MeasurePrompt(memory, rows)};
 }
 
 void Print(const MemorySetup& setup, int sessions, const Result& result, double bandwidth,
@@ -105,11 +127,14 @@ void Print(const MemorySetup& setup, int sessions, const Result& result, double 
       options.json
           ? "{\"memory\": \"%s\", \"heads\": %d, \"key_dim\": %d, \"value_dim\": %d, "
             "\"state_dtype\": \"%s\", \"window\": %d, \"sessions\": %d, \"step_us\": %.2f, "
-            "\"bytes\": %.0f, \"bytes_per_second\": %.4g, \"bandwidth_fraction\": %.3f}\n"
-          : "%-22s %3d x %3d x %3d %s C %2d %4d sessions %10.2f us %11.0f bytes %9.3g B/s %6.3f\n";
+            "\"bytes\": %.0f, \"bytes_per_second\": %.4g, \"bandwidth_fraction\": %.3f, "
+            "\"prompt_token_us\": %.2f, \"decode_to_prompt\": %.2f}\n"
+          : "%-22s %3d x %3d x %3d %s C %2d %4d sessions %10.2f us %11.0f bytes %9.3g B/s %6.3f "
+            "prompt %8.2f us %5.2f x\n";
   std::printf(format, Name(setup.memory), setup.shape.heads, setup.shape.key_dim,
               setup.shape.value_dim, Name(setup.state_dtype), setup.window.commit, sessions,
-              result.seconds * 1e6, result.bytes, rate, rate / bandwidth);
+              result.seconds * 1e6, result.bytes, rate, rate / bandwidth,
+              result.prompt_seconds * 1e6, result.seconds / sessions / result.prompt_seconds);
   std::fflush(stdout);
 }
 
@@ -129,6 +154,9 @@ void Run(const Options& options) {
   std::printf(options.json ? "{\"read_bandwidth\": %.4g}\n" : "read bandwidth %.4g B/s\n",
               bandwidth);
   for (const MemoryKind memory : kMemories) {
+    if (options.memory != nullptr && std::strcmp(options.memory, Name(memory)) != 0) {
+      continue;
+    }
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       for (const int sessions : {1, 16, 64}) {
         const MemorySetup setup = Fitted({memory, PlainShape(8, 128, 256), Window(), dtype});
@@ -148,11 +176,13 @@ int main(int argc, char** argv) {
       options.json = true;
     } else if (std::strcmp(argv[i], "--threads") == 0 && i + 1 < argc) {
       options.threads = std::atoi(argv[++i]);
+    } else if (std::strcmp(argv[i], "--memory") == 0 && i + 1 < argc) {
+      options.memory = argv[++i];
     } else if (std::strcmp(argv[i], "--list") == 0) {
       evenflow::List();
       return 0;
     } else {
-      std::fprintf(stderr, "usage: bench_memory [--threads N] [--json] | --list\n");
+      std::fprintf(stderr, "usage: bench_memory [--threads N] [--json] [--memory NAME] | --list\n");
       return 2;
     }
   }
