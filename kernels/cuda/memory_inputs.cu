@@ -232,6 +232,7 @@ const double* CudaRotary::Frequencies(float base, int dim) {
   Table table = {base, dim, nullptr};
   if (cudaMalloc(&table.frequencies, bytes) == cudaSuccess) {
     cudaMemcpy(table.frequencies, frequencies.data(), bytes, cudaMemcpyHostToDevice);
+    cudaStreamSynchronize(nullptr);  // the copy may be under way still
     tables_.push_back(table);
   }
   return table.frequencies;

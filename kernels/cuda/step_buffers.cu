@@ -26,7 +26,7 @@ CudaBlock::~CudaBlock() {
   }
 }
 
-cudaError_t CudaBlock::Reserve(size_t needed, bool* moved) {
+cudaError_t CudaBlock::Reserve(size_t needed, cudaStream_t stream, bool* moved) {
   const size_t had = blocks_.empty() ? 0 : blocks_.back().bytes;
   if (needed <= had) {
     return cudaSuccess;
@@ -47,10 +47,11 @@ cudaError_t CudaBlock::Reserve(size_t needed, bool* moved) {
   }
   block.device = static_cast<std::byte*>(memory);
   block.bytes = bytes;
-  return cudaMemset(block.device, 0, bytes);
+  return cudaMemsetAsync(block.device, 0, bytes, stream);
 }
 
-cudaError_t StepBuffers::Reserve(int rows, int tokens, int logits, bool* moved) {
+cudaError_t StepBuffers::Reserve(int rows, int tokens, int logits, cudaStream_t stream,
+                                 bool* moved) {
   Layout& at = layout_;
   if (rows > at.rows || tokens > at.tokens || logits > at.logits) {
     *moved = true;
@@ -71,16 +72,18 @@ cudaError_t StepBuffers::Reserve(int rows, int tokens, int logits, bool* moved) 
     Take<StateHealth>(at.rows * kMaxMemoryLayers, &end);
     at.outputs = end;
   }
-  cudaError_t status = input_.Reserve(layout_.edits + edits_.size() * sizeof(LogitEdit), moved);
+  cudaError_t status =
+      input_.Reserve(layout_.edits + edits_.size() * sizeof(LogitEdit), stream, moved);
   if (status == cudaSuccess) {
-    status = output_.Reserve(at.outputs, moved);
+    status = output_.Reserve(at.outputs, stream, moved);
   }
   if (status == cudaSuccess) {
     status = top_.Reserve(sizeof(TokenLogprob) * kMaxTopLogprobs * static_cast<size_t>(at.logits),
-                          moved);
+                          stream, moved);
   }
   if (status == cudaSuccess) {
-    status = counters_.Reserve(sizeof(uint32_t) * static_cast<size_t>(kCounters + at.rows), moved);
+    status = counters_.Reserve(sizeof(uint32_t) * static_cast<size_t>(kCounters + at.rows), stream,
+                               moved);
   }
   return status;
 }
@@ -128,8 +131,9 @@ cudaError_t StepBuffers::Upload(const StepInput& input, int padded, CudaStep* st
       wants_top_ = wants_top_ || row.params->top_logprobs > 0;
     }
   }
-  const cudaError_t status = Reserve(std::max(input.row_count, padded),
-                                     std::max(input.token_count, padded), logits, moved);
+  const cudaError_t status =
+      Reserve(std::max(input.row_count, padded), std::max(input.token_count, padded), logits,
+              step->stream, moved);
   if (status != cudaSuccess) {
     return status;
   }

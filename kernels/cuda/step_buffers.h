@@ -26,8 +26,9 @@ class CudaBlock {
   CudaBlock& operator=(const CudaBlock&) = delete;
   ~CudaBlock();
 
-  // Makes room for `needed` bytes; zeros, somewhere else, if *moved.
-  cudaError_t Reserve(size_t needed, bool* moved);
+  // Makes room for `needed` bytes; somewhere else if *moved, and on the device zeros for whatever
+  // the stream does next.
+  cudaError_t Reserve(size_t needed, cudaStream_t stream, bool* moved);
 
   std::byte* host(int turn) const { return blocks_.empty() ? nullptr : blocks_.back().host[turn]; }
 
@@ -81,7 +82,7 @@ class StepBuffers {
     size_t outputs = 0;  // bytes
   };
 
-  cudaError_t Reserve(int rows, int tokens, int logits, bool* moved);
+  cudaError_t Reserve(int rows, int tokens, int logits, cudaStream_t stream, bool* moved);
   void WriteRows(const StepInput& input, int padded);
   void WriteLogits(const StepInput& input, int padded);
 
