@@ -11,12 +11,12 @@ namespace {
 
 constexpr float kOutputEps = 1e-5f;  // whatever norm_eps says
 
-// expand_ratio, or what num_heads leaves for each.
+// expand_ratio (128 where absent), or, where it is null, what num_heads leaves for each.
 int ReadKeyDim(MixerSource& source) {
   Config& config = source.config;
   int key_dim = config.Int("expand_ratio", 128, 1, 8192);
   const int heads = config.Int("num_heads", 1, 1, 4096);
-  if (!config.Has("expand_ratio") && config.Has("num_heads")) {
+  if (config.IsNull("expand_ratio") && config.Has("num_heads")) {
     key_dim = std::max(1, source.hidden_size / heads);
   }
   if (source.hidden_size % key_dim != 0) {

@@ -24,7 +24,7 @@ struct Sizes {
 Sizes ReadSizes(MixerSource& source) {
   Config& config = source.config;
   const int hidden = source.hidden_size;
-  const bool by_heads = config.Has("num_heads") && !config.Has("head_dim");
+  const bool by_heads = config.Has("num_heads") && config.IsNull("head_dim");
   const char* const field = by_heads ? "num_heads" : "head_dim";
   const int given = config.Int(field, std::min(64, hidden), 1, hidden);
   const int values = config.LayerInt("value_dim", source.layer, source.layers, hidden, 1 << 18);
