@@ -2,8 +2,8 @@
 float64 reference:  python3 tests/oracle/make_goldens.py [DIR]   (DIR: default tests/goldens)
 
 Every parameter is random. The last column printed is the relative change of the logits when the memory is cleared
-before every token: a comparison says something only far below it. The goldens named *-a are not made here: they are
-flash-linear-attention's own logits.
+before every token: a comparison says something only far below it. The goldens named *-a are not made here, see
+make_fla_goldens.py.
 """
 import json
 import os
@@ -66,7 +66,7 @@ def channel_mixer_tensors(c):
     """name -> shape: the mixers with one decay a key channel."""
     D, m = c['hidden_size'], c['model_type']
     if m == 'hgrn2':
-        K = c['expand_ratio'] or D // c['num_heads']
+        K = c.get('expand_ratio', 128) or D // c['num_heads']
         streams, t = {s: (D // K) * K for s in 'qfi'}, {'o_proj.weight': (D, D)}
     elif m == 'gla':
         H = c['num_heads']
@@ -145,7 +145,7 @@ def vla_mixer_tensors(c):
 
 def rwkv7_tensors_of(c):
     D, L, size = c['hidden_size'], c['num_hidden_layers'], c['intermediate_size']
-    K = c['head_dim'] or D // c['num_heads']
+    K = c.get('head_dim', 64) or D // c['num_heads']
     Dv = c['value_dim'][0] if isinstance(c['value_dim'], list) else c['value_dim'] or D
     names = ['pre_norm', 'attn_norm', 'ffn_norm'] if c.get('norm_first', True) else ['attn_norm', 'ffn_norm']
     norms = {f'layers.{i}.{n}' for i in range(L) for n in names if i == 0 or n != 'pre_norm'} | {'norm'}
@@ -363,6 +363,9 @@ def main(root):
     make(root, 'hgrn2-heads-bounds', h | {'expand_ratio': None, 'num_heads': 2, 'elementwise_affine': False,
                                           'num_hidden_layers': 4}, edit=wide_bounds)
 
+    make(root, 'hgrn2-default-ratio', {'model_type': 'hgrn2', 'num_heads': 2, 'hidden_size': 128, 'num_hidden_layers': 1,
+                                       'intermediate_size': 16}, length=24)
+
     k = {'model_type': 'kda', 'num_heads': 2, 'head_dim': 16, 'expand_v': 1.0}
     make(root, 'kda-grouped', k | {'num_v_heads': 4, 'expand_v': 0.5, 'allow_neg_eigval': True}, mixed)
     make(root, 'kda-lower-bound-no-conv', k | {'lower_bound': -5.0, 'safe_gate': True, 'use_short_conv': False,
@@ -408,6 +411,8 @@ def main(root):
     make(root, 'rwkv7-no-pre-norm', v | {'norm_first': False, 'norm_bias': False, 'fuse_norm': False, 'norm_eps': 1e-3,
                                          'head_dim': None, 'num_heads': 4, 'value_dim': None}, 'F32')
     make(root, 'rwkv7-joined-shifts', v | {'head_dim': 8, 'value_dim': 16}, 'F16', joined_shifts)
+    make(root, 'rwkv7-default-head-dim', {n: x for n, x in v.items() if n != 'head_dim'} |
+         {'hidden_size': 64, 'value_dim': None, 'intermediate_size': 16}, length=24)
 
 
 if __name__ == '__main__':
