@@ -596,8 +596,10 @@ class RWKV7(Model):
             p = f'{self.prefix}layers.{i}.'
             if i == 0 and self.c.get('norm_first', True):
                 h = self.norm(p + 'pre_norm', h)
-            h = h + self.mixer(i, self.norm(p + 'attn_norm', h), state[i], shared)
+            x, hybrid = self.norm(p + 'attn_norm', h), self.hybrid(i)
+            h = h + (self.attention(i, hybrid, x, state[i]) if hybrid else self.mixer(i, x, state[i], shared))
             h = h + self.ffn(i, self.norm(p + 'ffn_norm', h), state[i])
+            state[i]['n'] += 1
         return self.head @ self.norm(self.prefix + 'norm', h)
 
 

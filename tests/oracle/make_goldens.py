@@ -117,6 +117,12 @@ def mamba2_tensors_of(c):
     return out
 
 
+def hybrid_layers(c):
+    """layer -> its object in config field attn"""
+    attn = c.get('attn') or []
+    return {i: a for a in (attn if isinstance(attn, list) else [attn]) for i in a['layers']}
+
+
 def attention_tensors(c, a):
     D = c['hidden_size']
     rows = (a.get('num_kv_heads') or a['num_heads']) * (D // a['num_heads'])
@@ -162,7 +168,8 @@ def rwkv7_tensors_of(c):
                 t |= {f'{s}_lora.lora.0.weight': (rank, D), f'{s}_lora.lora.2.weight': (rows, rank)}
                 t |= {f'{s}_lora.lora.2.bias': (rows,)} if s != 'g' else {}
         p = f'model.layers.{i}.'
-        out |= {p + 'attn.' + n: s for n, s in t.items()}
+        hybrid = hybrid_layers(c).get(i)
+        out |= {p + 'attn.' + n: s for n, s in (attention_tensors(c, hybrid) if hybrid else t).items()}
         out |= {p + 'ffn.x_k': (D,), p + 'ffn.key.weight': (size, D), p + 'ffn.value.weight': (D, size)}
     return out
 
@@ -182,8 +189,7 @@ def tensors_of(c):
         out['model.lower_bounds'] = (c['num_hidden_layers'], D)
     if not c.get('tie_word_embeddings'):
         out['lm_head.weight'] = (VOCAB, D)
-    attn = c.get('attn') or []
-    hybrid = {i: a for a in (attn if isinstance(attn, list) else [attn]) for i in a['layers']}
+    hybrid = hybrid_layers(c)
     for i in range(c['num_hidden_layers']):
         p, size = f'model.layers.{i}.', c['intermediate_size']
         out |= {p + 'attn.' + n: s for n, s in (attention_tensors(c, hybrid[i]) if i in hybrid else t).items()}
@@ -411,6 +417,8 @@ def main(root):
     make(root, 'rwkv7-no-pre-norm', v | {'norm_first': False, 'norm_bias': False, 'fuse_norm': False, 'norm_eps': 1e-3,
                                          'head_dim': None, 'num_heads': 4, 'value_dim': None}, 'F32')
     make(root, 'rwkv7-joined-shifts', v | {'head_dim': 8, 'value_dim': 16}, 'F16', joined_shifts)
+    make(root, 'rwkv7-hybrid', v | {'num_hidden_layers': 3, 'value_dim': None, 'attn': {
+        'layers': [1], 'num_heads': 2, 'num_kv_heads': 1, 'qkv_bias': True, 'window_size': 6}})
     make(root, 'rwkv7-default-head-dim', {n: x for n, x in v.items() if n != 'head_dim'} |
          {'hidden_size': 64, 'value_dim': None, 'intermediate_size': 16}, length=24)
 

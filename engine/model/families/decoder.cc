@@ -57,8 +57,8 @@ MlpPlan PlanGatedMlp(const Family& family, MixerSource& source, const std::strin
 }
 
 void CheckCommon(const Family& family, Config& config) {
-  if (!family.skeleton.may_be_hybrid) {
-    config.Refuse("attn", absl::StrCat("allowed for ", family.model_type, ": null"));
+  if (!family.skeleton.no_attention.empty()) {
+    config.Refuse("attn", family.skeleton.no_attention);
   }
   config.Refuse("attnres_block_size", "attention residuals are not supported");
   if (family.skeleton.plan_mlp == nullptr) {
@@ -104,6 +104,11 @@ absl::StatusOr<ModelPlan> PlanModel(const Family& family, Config& config, Weight
 
   const NormKind norm = ReadNormKind(family, config);
   const std::map<int, HybridAttention> hybrid = ReadHybridLayers(config, plan.hidden_size, layers);
+  if (!hybrid.empty() && hybrid.begin()->first < skeleton.first_attention) {
+    config.Fail("attn", absl::StrCat("allowed for ", family.model_type,
+                                     ": attention in layers from ", skeleton.first_attention,
+                                     " on, which need values of the ones before"));
+  }
 
   // Files saved from the bare base model lack the prefix.
   const std::string prefix = weights.Has("embeddings.weight") ? "" : std::string(skeleton.prefix);

@@ -40,7 +40,9 @@ struct Skeleton {
   absl::string_view old_norm_eps = "rms_norm_eps";  // norm_eps in older files
   double default_norm_eps = 1e-6;
   bool has_mlp = true;
-  bool may_be_hybrid = true;  // some layers may have attention in place of the memory
+  // Why no layer has attention in place of the memory; empty: layers from first_attention on may.
+  absl::string_view no_attention = "";
+  int first_attention = 0;
   // kLayer: also of the embedding, if norm_first; with biases, if norm_bias.
   NormKind block_norm = NormKind::kRms;
   // What stands in place of the gated MLP; `prefix` of the layer's tensors.

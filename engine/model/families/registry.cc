@@ -6,23 +6,31 @@
 namespace evenflow {
 namespace {
 
-constexpr Skeleton kMamba{"backbone.",
-                          "mixer.",
-                          "norm",
-                          "norm_f",
-                          "layer_norm_epsilon",
-                          1e-5,
-                          /*has_mlp=*/false,
-                          /*may_be_hybrid=*/false};
+constexpr absl::string_view kNoAttention =
+    "checkpoints of this format have attention in no layer; allowed: null";
 
-constexpr Skeleton kLogLinearMamba{"backbone.",          "mixer.", "mixer_norm", "norm_f",
-                                   "layer_norm_epsilon", 1e-5};
+constexpr Skeleton kMamba{.prefix = "backbone.",
+                          .mixer = "mixer.",
+                          .mixer_norm = "norm",
+                          .norm = "norm_f",
+                          .old_norm_eps = "layer_norm_epsilon",
+                          .default_norm_eps = 1e-5,
+                          .has_mlp = false,
+                          .no_attention = kNoAttention};
 
-constexpr Skeleton kRwkv7{"model.",         "attn.",
-                          "attn_norm",      "norm",
-                          "rms_norm_eps",   1e-5,
-                          /*has_mlp=*/true, /*may_be_hybrid=*/false,
-                          NormKind::kLayer, PlanRwkv7Mlp};
+constexpr Skeleton kLogLinearMamba{.prefix = "backbone.",
+                                   .mixer = "mixer.",
+                                   .mixer_norm = "mixer_norm",
+                                   .norm = "norm_f",
+                                   .old_norm_eps = "layer_norm_epsilon",
+                                   .default_norm_eps = 1e-5,
+                                   .no_attention = kNoAttention};
+
+// The values of layer 0 go into those of all others.
+constexpr Skeleton kRwkv7{.default_norm_eps = 1e-5,
+                          .first_attention = 1,
+                          .block_norm = NormKind::kLayer,
+                          .plan_mlp = PlanRwkv7Mlp};
 
 constexpr Family kFamilies[] = {
     {"retnet", 24, 2, PlanRetNetMixer},

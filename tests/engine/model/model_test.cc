@@ -156,7 +156,8 @@ TEST_F(ModelTest, RefusesMamba2SizesThatDoNotFit) {
               HasSubstr("n_groups is 3; allowed: a div"));
   EXPECT_THAT(error(R"("dt_limit": [2, 1])"), HasSubstr("dt_limit is [2,1]; allowed: a lower"));
   EXPECT_THAT(error(R"("norm_type": "dyt")"), HasSubstr("norm_type is \"dyt\"; allowed"));
-  EXPECT_THAT(error(R"("attn": {"layers": []})"), HasSubstr("allowed for mamba2: null"));
+  EXPECT_THAT(error(R"("attn": {"layers": []})"),
+              HasSubstr("attention in no layer; allowed: null"));
 }
 
 TEST_F(ModelTest, KnowsItsHybridLayers) {
@@ -205,6 +206,9 @@ TEST_F(ModelTest, RefusesHybridLayersThatDoNotFit) {
                         {"layers": [0, 1], "num_heads": 4, "window_size": 8}])"),
               HasSubstr("attn[1]: layers is [0,1]; allowed: each layer once, and 1 is there"));
   EXPECT_THAT(error(R"("all")"), HasSubstr("attn is \"all\"; allowed: an object"));
+  EXPECT_THAT(ErrorWith(R"({"model_type": "rwkv7", "attn": {"layers": [0], "num_heads": 2,
+                                                            "window_size": 8}})"),
+              HasSubstr("allowed for rwkv7: attention in layers from 1 on"));
   nlohmann::json config = nlohmann::json::parse(kRetNet);
   config["attn"] = nlohmann::json::parse(R"({"layers": [1], "num_heads": 2, "window_size": 8})");
   Write(config.dump());
@@ -251,7 +255,8 @@ TEST_F(ModelTest, RefusesRwkv7SizesThatDoNotFit) {
     return Error();
   };
   EXPECT_THAT(error(R"("head_dim": 24)"), HasSubstr("head_dim is 24; allowed: a divisor of"));
-  EXPECT_THAT(error(R"("num_heads": 3)"), HasSubstr("num_heads is 3; allowed: a divisor of"));
+  EXPECT_THAT(error(R"("num_heads": 3, "head_dim": null)"),
+              HasSubstr("num_heads is 3; allowed: a divisor of"));
   EXPECT_THAT(error(R"("head_dim": 16, "value_dim": 33)"),
               HasSubstr("value_dim is 33; allowed: the same multiple of the 2 heads"));
   EXPECT_THAT(error(R"("head_dim": 16, "value_dim": [32, 64])"),
