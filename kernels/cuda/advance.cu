@@ -26,8 +26,9 @@ bool Aligned(const void* data) {
 
 bool DecodeSupports(const AdvanceArgs& args, int rows) {
   const MemoryShape& shape = args.shape;
+  const bool memory = VisitMemory(args.memory, []<class Memory>() { return Decoded<Memory>; });
   const bool key_dim = shape.key_dim == 64 || shape.key_dim == 128 || shape.key_dim == 256;
-  return rows <= kMaxDecodeRows && key_dim && shape.value_dim % kQuad == 0 &&
+  return memory && rows <= kMaxDecodeRows && key_dim && shape.value_dim % kQuad == 0 &&
          shape.query_heads <= shape.heads && args.window.rollback <= args.window.commit &&
          args.window.ring() <= kMaxEntries &&
          (args.slots.slot_bytes | args.layer_offset) % 16 == 0 && Aligned(args.slots.base) &&
@@ -35,10 +36,15 @@ bool DecodeSupports(const AdvanceArgs& args, int rows) {
 }
 
 const char* CudaRefusal(const AdvanceArgs& args) {
-  const bool served = VisitMemory(args.memory, []<class Memory>() { return Served<Memory>; });
-  return served ? nullptr
-                : "memories with several states a head or entries a token, or strengths that "
-                  "depend on the key";
+  if (IsBanked(args.memory)) {
+    return "memories with several states a head";
+  }
+  int most = 0;
+  cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
+  return LeastSharedOfAnyShape(args) <= static_cast<size_t>(most)
+             ? nullptr
+             : "heads with so many key channels: a few columns of their states must fit into a "
+               "multiprocessor's shared memory";
 }
 
 void CudaAdvance(const AdvanceArgs& args, const CudaStep& step) {

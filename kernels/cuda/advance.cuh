@@ -41,16 +41,33 @@ struct AdvanceCall {
   }
 };
 
-// Memories with one state a head and one entry a token, which erases nothing or by the key that it
-// writes, and with beta as it comes.
+// What the decode kernel serves: memories with one state a head and one entry a token, which erases
+// nothing or by the key that it writes, and with beta as it comes.
 template <class Memory>
-concept Served =
-    !Banked<Memory> && kEntryCount<Memory> == 1 && OwnKeys<Memory>() == 0 && !requires {
-  &Memory::Strength;
-};
+concept Decoded =
+    !Banked<Memory> && kEntryCount<Memory> == 1 && OwnKeys<Memory>() == 0 && !ScalesByKey<Memory>;
+
+// A bit for each entry of a memory that `is`.
+template <class Memory, class Is>
+constexpr uint32_t EntryBits(Is is) {
+  uint32_t bits = 0;
+  for (int n = 0; n < kEntryCount<Memory>; ++n) {
+    bits |= (is(Memory::kEntries[n]) ? 1u : 0u) << n;
+  }
+  return bits;
+}
 
 template <class Memory>
 struct Traits {
+  static constexpr int kEntries = kEntryCount<Memory>;
+  // Device code cannot index Memory::kEntries at run time.
+  static constexpr uint32_t kErasing =
+      EntryBits<Memory>([](const Entry& entry) { return entry.erase != Erase::kNothing; });
+  static constexpr uint32_t kErasesOwn =
+      EntryBits<Memory>([](const Entry& entry) { return entry.erase == Erase::kOwnKey; });
+  static constexpr uint32_t kWriting =
+      EntryBits<Memory>([](const Entry& entry) { return entry.writes_value; });
+  static constexpr int kOwnKeys = OwnKeys<Memory>();
   static constexpr bool kErases = Memory::kEntries[0].erase == Erase::kWrittenKey;
   static constexpr bool kChannels = Memory::kDecay == Decay::kChannel;
   static constexpr bool kLogs = Memory::kDecay == Decay::kScalar || kChannels;
@@ -102,18 +119,21 @@ __device__ inline void FinishRow(const AdvanceCall& call, int row_index) {
   }
 }
 
-// Calls visit.template operator()<Memory>() with the memory, one that CudaRefusal does not refuse.
+// Calls visit.template operator()<Memory>() with the memory, one that the decode kernel serves.
 template <class Visitor>
-void VisitServed(MemoryKind kind, Visitor&& visit) {
+void VisitDecoded(MemoryKind kind, Visitor&& visit) {
   VisitMemory(kind, [&]<class Memory>() {
-    if constexpr (Served<Memory>) {
+    if constexpr (Decoded<Memory>) {
       visit.template operator()<Memory>();
     }
   });
 }
 
-// Rows with at least call.min_tokens tokens, whatever their shape.
+// Rows with at least call.min_tokens tokens, of memories with one state a head.
 void AdvanceAnyShape(const AdvanceCall& call, const CudaStep& step);
+
+// Bytes of shared memory that a block of these needs at least. REQUIRES: args.shape.
+size_t LeastSharedOfAnyShape(const AdvanceArgs& args);
 
 }  // namespace evenflow
 

@@ -2,7 +2,9 @@
 // 128 columns, holds their state on chip and goes from token to token, as kernels/cpu/advance.cc
 // does.
 #include <algorithm>
+#include <bit>
 
+#include "kernels/cuda/around_advance.cuh"
 #include "kernels/cuda/head_view.cuh"
 
 namespace evenflow {
@@ -10,41 +12,18 @@ namespace {
 
 constexpr int kMaxStateBytes = 96 << 10;  // of a block, so that two blocks share a multiprocessor
 constexpr int kMaxWarps = 8;
-constexpr int kFinishThreads = 256;
-
-// Cumulative log decays of the step's tokens. A block is a row, a head and a block of positions.
-template <class Memory>
-__global__ void SumLogs(const __grid_constant__ AdvanceCall call) {
-  AwaitInputs();
-  const Row row = call.rows[blockIdx.x];
-  const int commit = call.args.window.commit;
-  const int first = static_cast<int>(call.args.window.Block(row.position) - row.position) +
-                    static_cast<int>(blockIdx.z) * commit;
-  if (row.tokens < call.min_tokens || first >= row.tokens) {
-    return;
-  }
-  const HeadView<Memory> head(call, row, static_cast<int>(blockIdx.y));
-  const int dim = LogDim<Memory>(call.args.shape);
-  for (int k = static_cast<int>(threadIdx.x); k < dim; k += static_cast<int>(blockDim.x)) {
-    float log = first < 0 ? head.Log(-1)[k] : 0;
-    for (int t = first < 0 ? 0 : first; t < Least(row.tokens, first + commit); ++t) {
-      log += ClampLog(head.LogDecay(t)[k]);
-      head.StepLog(t)[k] = log;
-    }
-  }
-}
 
 // A block's dynamic shared memory.
 struct Shared {
   float4* state;   // [quad of the block, key]
-  float4* values;  // [quad of the block, commit]: those being folded
+  float4* values;  // [quad of the block, entry of a block of positions]: those being folded
   float* weights;  // [token of a block of positions, read, entry]
 
-  __host__ __device__ static size_t Bytes(const AdvanceCall& call, int warps, int reads) {
-    const int commit = call.args.window.commit;
+  static size_t Bytes(const AdvanceArgs& args, int warps, int entries, int reads) {
+    const int commit = args.window.commit;
     return sizeof(float) *
-           static_cast<size_t>(kWarpColumns * warps * (call.args.shape.key_dim + commit) +
-                               commit * commit * reads);
+           static_cast<size_t>(kWarpColumns * warps * (args.shape.key_dim + commit * entries) +
+                               commit * commit * entries * reads);
   }
 };
 
@@ -52,6 +31,8 @@ template <class Memory, class State>
 class Block {
  public:
   using T = Traits<Memory>;
+  static constexpr int kEntries = T::kEntries;
+  static constexpr int kErasing = std::popcount(T::kErasing);
 
   __device__ Block(const AdvanceCall& call, int row_index, int head, int column, float* shared)
       : call_(call),
@@ -62,7 +43,7 @@ class Block {
         dim_(call.args.shape.key_dim),
         value_dim_(call.args.shape.value_dim),
         commit_(call.args.window.commit),
-        ring_(call.args.window.ring()),
+        entries_(commit_ * kEntries),
         warp_(static_cast<int>(threadIdx.x) / 32),
         lane_(static_cast<int>(threadIdx.x) % 32),
         quad_lane_(lane_ % kQuadLanes),
@@ -72,8 +53,8 @@ class Block {
     const int quad = static_cast<int>(threadIdx.x) / kQuadLanes;
     const int quads = warps_ * kWarpQuads;
     shared_.state = reinterpret_cast<float4*>(shared) + quad * dim_;
-    shared_.values = reinterpret_cast<float4*>(shared) + quads * dim_ + quad * commit_;
-    shared_.weights = shared + kQuad * quads * (dim_ + commit_);
+    shared_.values = reinterpret_cast<float4*>(shared) + quads * dim_ + quad * entries_;
+    shared_.weights = shared + kQuad * quads * (dim_ + entries_);
   }
 
   __device__ void Run() {
@@ -94,20 +75,23 @@ class Block {
       Weigh(block, t, end);
       __syncthreads();
       for (int first = t; t < end; ++t) {
-        Advance(block, t, shared_.weights + (t - first) * reads() * commit_);
+        Advance(block, t, shared_.weights + (t - first) * reads() * entries_);
       }
       __syncthreads();
     }
   }
 
  private:
-  __device__ int reads() const { return head_.queries() + (T::kErases ? 1 : 0); }
+  __device__ int reads() const { return kErasing + head_.queries(); }
 
+  // For each entry that erases its key, then the queries.
   __device__ const float* Read(int t, int read) const {
-    if (T::kErases && read == 0) {
-      return head_.Key(t);
+    for (int n = 0; n < kEntries; ++n) {
+      if ((T::kErasing >> n & 1) != 0 && read-- == 0) {
+        return head_.ErasedKey(t, n);
+      }
     }
-    return head_.Query(t, read - (T::kErases ? 1 : 0));
+    return head_.Query(t, read);
   }
 
   __device__ State* QuadState() const {
@@ -143,8 +127,9 @@ class Block {
     }
   }
 
-  __device__ float4 Value(int t) const {
-    const float* u = head_.Values() + ValueIndex(ring_, value_dim_, head_.Entry(t), column_);
+  // u of an entry, counted from the first of token t.
+  __device__ float4 Value(int t, int entry) const {
+    const float* u = head_.Value(t + entry / kEntries, entry % kEntries, column_);
     return make_float4(width_ > 0 ? u[0] : 0, width_ > 1 ? u[1] : 0, width_ > 2 ? u[2] : 0,
                        width_ > 3 ? u[3] : 0);
   }
@@ -158,8 +143,8 @@ class Block {
   // Takes the quad over the block of tokens that begins at `first`.
   __device__ void Fold(int first) {
     const int last = first + commit_ - 1;
-    for (int j = quad_lane_; j < commit_; j += kQuadLanes) {
-      shared_.values[j] = Value(first + j);
+    for (int j = quad_lane_; j < entries_; j += kQuadLanes) {
+      shared_.values[j] = Value(first, j);
     }
     __syncwarp();
     const float* log_last = T::kLogs ? head_.Log(last) : nullptr;
@@ -168,11 +153,12 @@ class Block {
       const float decay =
           T::kChannels ? expf(log_last[r]) : head_.Decay(commit_, T::kLogs ? *log_last : 0, 0);
       s = make_float4(s.x * decay, s.y * decay, s.z * decay, s.w * decay);
-      for (int j = 0; j < commit_; ++j) {
-        const float* log = T::kLogs ? head_.Log(first + j) : nullptr;
-        float w = DecayedKey(head_.Key(first + j), log_last, log, r);
+      for (int j = 0; j < entries_; ++j) {
+        const int token = j / kEntries;
+        const float* log = T::kLogs ? head_.Log(first + token) : nullptr;
+        float w = DecayedKey(head_.Key(first + token, j % kEntries), log_last, log, r);
         if constexpr (!T::kChannels && Memory::kDecay != Decay::kNone) {
-          w *= head_.Decay(commit_ - 1 - j, T::kLogs ? *log_last : 0, T::kLogs ? *log : 0);
+          w *= head_.Decay(commit_ - 1 - token, T::kLogs ? *log_last : 0, T::kLogs ? *log : 0);
         }
         const float4 u = shared_.values[j];
         s = make_float4(fmaf(w, u.x, s.x), fmaf(w, u.y, s.y), fmaf(w, u.z, s.z), fmaf(w, u.w, s.w));
@@ -183,19 +169,19 @@ class Block {
     __syncwarp();
   }
 
-  // weights[i - begin, read, j - block] = ((w_j e^{l_i - l_j}) . x) for tokens i of [begin, end)
-  // and entries j <= i of their block.
+  // weights[i - begin, read, entry] = ((w_j e^{l_i - l_j}) . x) for tokens i of [begin, end) and
+  // the entries of tokens j <= i of their block.
   __device__ void Weigh(int block, int begin, int end) {
-    const int pairs = (end - begin) * reads() * commit_;
+    const int pairs = (end - begin) * reads() * entries_;
     for (int pair = warp_; pair < pairs; pair += warps_) {
-      const int j = block + pair % commit_;
-      const int read = pair / commit_ % reads();
-      const int i = begin + pair / commit_ / reads();
+      const int j = block + pair % entries_ / kEntries;
+      const int read = pair / entries_ % reads();
+      const int i = begin + pair / entries_ / reads();
       if (j > i) {
         continue;
       }
       const float* x = Read(i, read);
-      const float* key = head_.Key(j);
+      const float* key = head_.Key(j, pair % kEntries);
       const float* log_i = T::kLogs ? head_.Log(i) : nullptr;
       const float* log_j = T::kLogs ? head_.Log(j) : nullptr;
       float sum = 0;
@@ -209,7 +195,7 @@ class Block {
     }
   }
 
-  // S^T x before token t, from the state and the entries of the block before t: that of the lane's
+  // S^T x, from the state and the entries of the block before token t: that of the lane's
   // column, quad_lane_ / 2 of the quad.
   __device__ float ReadState(int block, int t, const float* x, const float* weights) {
     const float* log = T::kLogs ? head_.Log(t) : nullptr;
@@ -222,29 +208,50 @@ class Block {
     for (int c = 0; c < kQuad; ++c) {
       sum[c] *= scale;
     }
-    for (int j = block + quad_lane_; j < t; j += kQuadLanes) {
-      AddScaled(weights[j - block], Value(j), sum);
+    for (int j = quad_lane_; j < (t - block) * kEntries; j += kQuadLanes) {
+      AddScaled(weights[j], Value(block, j), sum);
     }
     return SumQuad(sum);
   }
 
-  // Appends token t's value and writes what it reads. Two lanes compute a column, one writes it.
+  // Appends token t's values and writes what it reads. Two lanes compute a column, one writes it.
   __device__ void Advance(int block, int t, const float* weights) {
     const int c = quad_lane_ / 2;
     const bool owner = c < width_ && quad_lane_ % 2 == 0;
-    float u = c < width_ ? head_.InputValue(t)[column_ + c] : 0;
-    if constexpr (T::kErases) {
-      u = head_.Beta(t) * (u - ReadState(block, t, Read(t, 0), weights));
-      weights += commit_;
+    const int own = (t - block) * kEntries;  // where the token's weights begin
+    const float v = c < width_ ? head_.InputValue(t)[column_ + c] : 0;
+    const float beta = head_.Beta(t);
+    float u[kEntries];
+    int read = 0;
+#pragma unroll
+    for (int n = 0; n < kEntries; ++n) {
+      u[n] = (T::kWriting >> n & 1) != 0 ? v : 0;
+      if ((T::kErasing >> n & 1) != 0) {
+        float erased = ReadState(block, t, Read(t, read), weights);
+        for (int before = 0; before < n; ++before) {
+          erased = fmaf(weights[own + before], u[before], erased);
+        }
+        u[n] -= erased;
+        ++read;
+        weights += entries_;
+      }
+      u[n] *= (T::kWriting >> n & 1) != 0 ? beta : 1;
     }
-    for (int query = 0; query < head_.queries(); ++query, weights += commit_) {
-      const float sum = ReadState(block, t, head_.Query(t, query), weights);
+    for (int query = 0; query < head_.queries(); ++query, weights += entries_) {
+      float sum = ReadState(block, t, head_.Query(t, query), weights);
+#pragma unroll
+      for (int n = 0; n < kEntries; ++n) {
+        sum = fmaf(weights[own + n], u[n], sum);
+      }
       if (owner) {
-        head_.Output(t, query)[column_ + c] = fmaf(weights[t - block], u, sum);
+        head_.Output(t, query)[column_ + c] = sum;
       }
     }
-    if (owner) {
-      head_.Values()[ValueIndex(ring_, value_dim_, head_.Entry(t), column_) + c] = u;
+#pragma unroll
+    for (int n = 0; n < kEntries; ++n) {
+      if (owner) {
+        head_.Value(t, n, column_)[c] = u[n];
+      }
     }
     __syncwarp();
   }
@@ -257,7 +264,7 @@ class Block {
   const int dim_;
   const int value_dim_;
   const int commit_;
-  const int ring_;
+  const int entries_;  // of a block of positions
   const int warp_;
   const int lane_;
   const int quad_lane_;
@@ -285,31 +292,12 @@ __global__ void __launch_bounds__(32 * kMaxWarps)
   block.Run();
 }
 
-// Once all of a row has been read: its keys and logs go into their rings, its health is summed. A
-// block is a row and a head.
 template <class Memory>
-__global__ void __launch_bounds__(kFinishThreads) Finish(const __grid_constant__ AdvanceCall call) {
-  AwaitInputs();
-  const Row row = call.rows[blockIdx.x];
-  if (row.tokens < call.min_tokens) {
-    return;
-  }
-  const HeadView<Memory> head(call, row, static_cast<int>(blockIdx.y));
-  const int thread = static_cast<int>(threadIdx.x);
-  const int dim = call.args.shape.key_dim;
-  const int log_dim = LogDim<Memory>(call.args.shape);
-  const int first = row.tokens - Least(row.tokens, call.args.window.ring());
-  for (int t = first; t < row.tokens; ++t) {
-    for (int k = thread; k < dim; k += kFinishThreads) {
-      head.RingKey(t)[k] = head.Key(t)[k];
-    }
-    for (int k = thread; Traits<Memory>::kLogs && k < log_dim; k += kFinishThreads) {
-      head.RingLog(t)[k] = head.StepLog(t)[k];
-    }
-  }
-  if (blockIdx.y == 0 && thread < 32) {
-    FinishRow(call, static_cast<int>(blockIdx.x));
-  }
+size_t SharedBytes(const AdvanceArgs& args, int warps) {
+  const int queries =
+      args.shape.query_heads > args.shape.heads ? args.shape.query_heads / args.shape.heads : 1;
+  return Shared::Bytes(args, warps, kEntryCount<Memory>,
+                       std::popcount(Traits<Memory>::kErasing) + queries);
 }
 
 template <class Memory, class State>
@@ -317,36 +305,36 @@ void Run(const AdvanceCall& call, const CudaStep& step) {
   const MemoryShape& shape = call.args.shape;
   const auto rows = static_cast<unsigned>(step.row_count);
   const auto heads = static_cast<unsigned>(shape.heads);
-  if (Traits<Memory>::kLogs) {
-    const unsigned blocks = CeilDiv(step.max_row_tokens, call.args.window.commit) + 1;
-    Launch(SumLogs<Memory>, {dim3(rows, heads, blocks), std::min(LogDim<Memory>(shape), 256)},
-           step.stream, call);
-  }
+  LaunchSumLogs<Memory>(call, step);
   int warps = kMaxWarps;
   while (warps > 1 && (kWarpColumns * (warps - 1) >= shape.value_dim ||
                        static_cast<int>(sizeof(float)) * kWarpColumns * warps * shape.key_dim >
                            kMaxStateBytes)) {
     warps /= 2;
   }
-  const int reads =
-      std::max(1, shape.query_heads / shape.heads) + (Traits<Memory>::kErases ? 1 : 0);
-  const size_t bytes = Shared::Bytes(call, warps, reads);
+  const size_t bytes = SharedBytes<Memory>(call.args, warps);
   const auto kernel = AdvanceAny<Memory, State>;
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                        static_cast<int>(bytes));
   const unsigned parts = CeilDiv(shape.value_dim, warps * kWarpColumns);
   Launch(kernel, {dim3(rows * heads * parts), 32 * warps, bytes}, step.stream, call);
-  Launch(Finish<Memory>, {dim3(rows, heads), kFinishThreads}, step.stream, call);
+  LaunchFinish<Memory>(call, step);
 }
 
 }  // namespace
 
+size_t LeastSharedOfAnyShape(const AdvanceArgs& args) {
+  return VisitMemory(args.memory, [&]<class Memory>() { return SharedBytes<Memory>(args, 1); });
+}
+
 void AdvanceAnyShape(const AdvanceCall& call, const CudaStep& step) {
-  VisitServed(call.args.memory, [&]<class Memory>() {
-    if (call.args.state_dtype == DType::kF32) {
-      Run<Memory, float>(call, step);
-    } else {
-      Run<Memory, __nv_bfloat16>(call, step);
+  VisitMemory(call.args.memory, [&]<class Memory>() {
+    if constexpr (!Banked<Memory>) {
+      if (call.args.state_dtype == DType::kF32) {
+        Run<Memory, float>(call, step);
+      } else {
+        Run<Memory, __nv_bfloat16>(call, step);
+      }
     }
   });
 }

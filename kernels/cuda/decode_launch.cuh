@@ -119,7 +119,7 @@ void LaunchDecode(const AdvanceCall& call, const CudaStep& step) {
 
 template <class State>
 void DecodeWith(const AdvanceCall& call, const CudaStep& step) {
-  VisitServed(call.args.memory, [&]<class Memory>() {
+  VisitDecoded(call.args.memory, [&]<class Memory>() {
     switch (call.args.shape.key_dim) {
       case 64:
         return LaunchDecode<DecodeShape<Memory, State, 64>>(call, step);

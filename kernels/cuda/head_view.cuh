@@ -25,23 +25,35 @@ class HeadView {
     return entry < 0 ? entry + ring_ : entry;
   }
 
-  // The rings, [entry, key_dim] and [entry (, key_dim)].
-  __device__ float* RingKeys() const { return Ring(call_.layout.keys, shape_.key_dim); }
+  // w of each entry, [entries, key_dim].
+  __device__ int keys_dim() const { return kEntryCount<Memory> * shape_.key_dim; }
 
-  __device__ float* RingLogs() const {
-    return Ring(call_.layout.log_decay, LogDim<Memory>(shape_));
+  // A token's place in the rings of keys and of log decays, [1] or [key_dim].
+  __device__ float* RingKeys(int t) const { return Ring(call_.layout.keys, t, keys_dim()); }
+
+  __device__ float* RingLog(int t) const {
+    return Ring(call_.layout.log_decay, t, LogDim<Memory>(shape_));
   }
 
-  __device__ float* RingKey(int t) const { return RingKeys() + Entry(t) * shape_.key_dim; }
-
-  __device__ float* RingLog(int t) const { return RingLogs() + Entry(t) * LogDim<Memory>(shape_); }
-
-  __device__ const float* Key(int t) const {
+  __device__ const float* Keys(int t) const {
     if (t < 0) {
-      return RingKey(t);
+      return RingKeys(t);
     }
     const int key_head = head_ / (shape_.heads / shape_.key_heads);
-    return call_.args.k + ((first_token_ + t) * shape_.key_heads + key_head) * shape_.key_dim;
+    return call_.args.k + ((first_token_ + t) * shape_.key_heads + key_head) * keys_dim();
+  }
+
+  __device__ const float* Key(int t, int entry) const { return Keys(t) + entry * shape_.key_dim; }
+
+  // e of an entry that erases, for a token of this step.
+  __device__ const float* ErasedKey(int t, int entry) const {
+    using T = Traits<Memory>;
+    if ((T::kErasesOwn >> entry & 1) == 0) {
+      return Key(t, entry);
+    }
+    const int64_t own = ((first_token_ + t) * shape_.heads + head_) * T::kOwnKeys +
+                        __popc(T::kErasesOwn & ((1u << entry) - 1));
+    return call_.args.e + own * shape_.key_dim;
   }
 
   __device__ const float* Log(int t) const { return t < 0 ? RingLog(t) : StepLog(t); }
@@ -72,11 +84,22 @@ class HeadView {
     return call_.args.v + ((first_token_ + t) * shape_.value_heads + value_head) * shape_.value_dim;
   }
 
-  __device__ const float* BetaData(int t) const {
-    return call_.args.beta + (first_token_ + t) * shape_.heads + head_;
+  // Of a token of this step. A whole warp calls it.
+  __device__ float Beta(int t) const {
+    if constexpr (!Memory::kHasBeta) {
+      return 1;
+    }
+    const float beta = call_.args.beta[(first_token_ + t) * shape_.heads + head_];
+    if constexpr (ScalesByKey<Memory>) {
+      const float* key = Keys(t);
+      float square = 0;
+      for (int r = static_cast<int>(threadIdx.x) % 32; r < shape_.key_dim; r += 32) {
+        square = fmaf(key[r], key[r], square);
+      }
+      return Memory::Strength(beta, WarpSum(square));
+    }
+    return beta;
   }
-
-  __device__ float Beta(int t) const { return Memory::kHasBeta ? *BetaData(t) : 1; }
 
   __device__ float* Output(int t, int query) const {
     const int64_t out =
@@ -91,10 +114,13 @@ class HeadView {
            int64_t{head_} * shape_.key_dim * shape_.value_dim;
   }
 
-  // The ring of values, to be indexed by ValueIndex(ring, value_dim, Entry(t), column).
-  __device__ float* Values() const {
-    return reinterpret_cast<float*>(layer_ + call_.layout.values) +
-           int64_t{head_} * ring_ * shape_.value_dim;
+  // u of an entry, from `column` on to the end of its tile.
+  __device__ float* Value(int t, int entry, int column) const {
+    constexpr int kEntries = kEntryCount<Memory>;
+    auto* values = reinterpret_cast<float*>(layer_ + call_.layout.values) +
+                   int64_t{head_} * ring_ * kEntries * shape_.value_dim;
+    return values +
+           ValueIndex(ring_ * kEntries, shape_.value_dim, Entry(t) * kEntries + entry, column);
   }
 
   // e^{l_i - l_j}, for decays that all channels share; `lag` is i - j.
@@ -109,8 +135,8 @@ class HeadView {
   }
 
  private:
-  __device__ float* Ring(size_t offset, int dim) const {
-    return reinterpret_cast<float*>(layer_ + offset) + int64_t{head_} * ring_ * dim;
+  __device__ float* Ring(size_t offset, int t, int dim) const {
+    return reinterpret_cast<float*>(layer_ + offset) + (int64_t{head_} * ring_ + Entry(t)) * dim;
   }
 
   const AdvanceCall& call_;

@@ -171,7 +171,7 @@ __device__ void PrepareState(const MemoryInputsArgs& args, int64_t token, int he
     const float write = args.beta_column < 0
                             ? 1.0f
                             : Sigmoid(LoadAs<T>(args.projected, token, args.beta_column + head));
-    args.beta[token * heads + head] = args.beta_scale * write;
+    args.beta[token * heads + head] = args.beta_low + (args.beta_scale - args.beta_low) * write;
   }
 }
 

@@ -186,7 +186,7 @@ double StepBytes(const Setup& setup) {
   const MemoryShape& shape = setup.shape;
   const double state = static_cast<double>(shape.key_dim) * shape.value_dim *
                        static_cast<double>(ByteSize(setup.dtype));
-  double entry = shape.key_dim + shape.value_dim;
+  double entry = EntryCount(setup.memory) * (shape.key_dim + shape.value_dim);
   if (DecayOf(setup.memory) == Decay::kScalar) {
     entry += 1;
   } else if (DecayOf(setup.memory) == Decay::kChannel) {
@@ -229,13 +229,15 @@ double Measure(const Setup& setup, bool lockstep) {
     return sizeof(float) * sessions * static_cast<size_t>(heads) * static_cast<size_t>(dim);
   };
   const Memory q(floats(shape.query_heads, shape.key_dim)),
-      k(floats(shape.key_heads, shape.key_dim)), v(floats(shape.value_heads, shape.value_dim)),
-      log_decay(floats(shape.heads, shape.key_dim)), beta(floats(shape.heads, 1)),
-      o(floats(shape.output_heads(), shape.value_dim)), rows(sizeof(Row) * sessions),
-      health(sizeof(StateHealth) * sessions * layers),
+      k(floats(shape.key_heads * EntryCount(setup.memory), shape.key_dim)),
+      e(floats(shape.heads * std::max(1, OwnKeyCount(setup.memory)), shape.key_dim)),
+      v(floats(shape.value_heads, shape.value_dim)), log_decay(floats(shape.heads, shape.key_dim)),
+      beta(floats(shape.heads, 1)), o(floats(shape.output_heads(), shape.value_dim)),
+      rows(sizeof(Row) * sessions), health(sizeof(StateHealth) * sessions * layers),
       counters(sizeof(uint32_t) * (kCounters + sessions));
   q.Fill(-0.1f, 0.1f);
   k.Fill(-0.1f, 0.1f);
+  e.Fill(-0.1f, 0.1f);
   v.Fill(-1, 1);
   log_decay.Fill(-0.2f, 0);
   beta.Fill(0, 1);
@@ -256,6 +258,7 @@ double Measure(const Setup& setup, bool lockstep) {
   args.slots = {slots.As<std::byte>(), slot_bytes};
   args.q = q.As<float>();
   args.k = k.As<float>();
+  args.e = e.As<float>();
   args.v = v.As<float>();
   args.log_decay = log_decay.As<float>();
   args.beta = beta.As<float>();

@@ -28,8 +28,8 @@ class MemoryDevice {
   virtual double Advance(AdvanceArgs args, const MemoryInputs& inputs, CpuStep* step,
                          std::vector<float>* o) = 0;
 
-  // What comes before some memories, with inputs where the host has them; returns the seconds that
-  // it took. Only on the CPU.
+  // What comes before some memories, with inputs and outputs where the host has them; returns the
+  // seconds that it took.
   virtual double Precondition(const PreconditionArgs& args, CpuStep* step) = 0;
 
   // Where an element lies in a head's state.

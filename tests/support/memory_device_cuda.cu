@@ -69,30 +69,18 @@ class CudaMemoryDevice : public MemoryDevice {
                  std::vector<float>* o) override {
     args.q = q_.Copy(inputs.q);
     args.k = k_.Copy(inputs.k);
+    args.e = e_.Copy(inputs.e);
     args.v = v_.Copy(inputs.v);
     args.log_decay = log_decay_.Copy(inputs.log_decay);
     args.beta = beta_.Copy(inputs.beta);
     args.o = o_.Copy(*o);
     Check(cudaMemset(args.o, 0xff, o->size() * sizeof(float)));
-    CudaStep device;
-    device.row_count = static_cast<int>(step->rows.size());
-    for (const Row& row : step->rows) {
-      device.token_count += row.tokens;
-      device.max_row_tokens = std::max(device.max_row_tokens, row.tokens);
-    }
-    device.rows = rows_.Copy(step->rows);
+    CudaStep device = StepOf(*step);
     device.health = health_.Copy(step->output.health);
     device.health_stride = device.row_count;
-    device.scratch = &scratch_;
     std::vector<uint32_t> counters(kCounters + step->rows.size());
     device.counters = counters_.Copy(counters);
-    Check(cudaEventRecord(begin_));
-    CudaAdvance(args, device);
-    Check(cudaGetLastError());
-    Check(cudaEventRecord(end_));
-    Check(cudaEventSynchronize(end_));
-    float milliseconds = 0;
-    Check(cudaEventElapsedTime(&milliseconds, begin_, end_));
+    const double seconds = Seconds([&] { CudaAdvance(args, device); });
     Check(cudaMemcpy(o->data(), args.o, o->size() * sizeof(float), cudaMemcpyDeviceToHost));
     Check(cudaMemcpy(step->output.health.data(), device.health,
                      step->rows.size() * sizeof(StateHealth), cudaMemcpyDeviceToHost));
@@ -102,12 +90,30 @@ class CudaMemoryDevice : public MemoryDevice {
       std::fprintf(stderr, "Advance left its counters behind\n");
       std::abort();
     }
-    return milliseconds / 1e3;
+    return seconds;
   }
 
-  double Precondition(const PreconditionArgs& /*args*/, CpuStep* /*step*/) override {
-    std::fprintf(stderr, "CUDA has no preconditioner\n");
-    std::abort();
+  double Precondition(const PreconditionArgs& args, CpuStep* step) override {
+    const CudaStep device = StepOf(*step);
+    const Preconditioner& of = args.preconditioner;
+    const size_t heads = static_cast<size_t>(device.token_count) * static_cast<size_t>(of.heads);
+    const size_t queries = heads * static_cast<size_t>(of.key_dim);
+    const size_t entries = queries * static_cast<size_t>(EntryCount(MemoryOf(of.mode)));
+    PreconditionArgs on_device = args;
+    on_device.k = k_.Copy(std::vector<float>(args.k, args.k + queries));
+    on_device.q = q_.Copy(std::vector<float>(args.q, args.q + queries));
+    on_device.beta = beta_.Copy(std::vector<float>(args.beta, args.beta + heads));
+    on_device.w = w_.Copy(std::vector<float>(args.w, args.w + entries));
+    on_device.e = e_.Copy(std::vector<float>(args.e, args.e + entries));
+    const double seconds = Seconds([&] { CudaPrecondition(on_device, device); });
+    const auto get = [](float* to, const float* from, size_t count) {
+      Check(cudaMemcpy(to, from, count * sizeof(float), cudaMemcpyDeviceToHost));
+    };
+    get(args.q, on_device.q, queries);
+    get(args.beta, on_device.beta, heads);
+    get(args.w, on_device.w, entries);
+    get(args.e, on_device.e, entries);
+    return seconds;
   }
 
   int64_t StateIndex(const MemoryShape& shape, int key, int column) const override {
@@ -125,7 +131,32 @@ class CudaMemoryDevice : public MemoryDevice {
   }
 
  private:
-  Buffer slots_, q_, k_, v_, log_decay_, beta_, o_, rows_, health_, counters_;
+  CudaStep StepOf(const CpuStep& step) {
+    CudaStep device;
+    device.row_count = static_cast<int>(step.rows.size());
+    for (const Row& row : step.rows) {
+      device.token_count += row.tokens;
+      device.max_row_tokens = std::max(device.max_row_tokens, row.tokens);
+    }
+    device.rows = rows_.Copy(step.rows);
+    device.scratch = &scratch_;
+    return device;
+  }
+
+  // That what `enqueue` enqueues takes.
+  template <class Enqueue>
+  double Seconds(const Enqueue& enqueue) const {
+    Check(cudaEventRecord(begin_));
+    enqueue();
+    Check(cudaGetLastError());
+    Check(cudaEventRecord(end_));
+    Check(cudaEventSynchronize(end_));
+    float milliseconds = 0;
+    Check(cudaEventElapsedTime(&milliseconds, begin_, end_));
+    return milliseconds / 1e3;
+  }
+
+  Buffer slots_, q_, k_, w_, e_, v_, log_decay_, beta_, o_, rows_, health_, counters_;
   CudaScratch scratch_;
   cudaEvent_t begin_ = nullptr;
   cudaEvent_t end_ = nullptr;
@@ -134,9 +165,6 @@ class CudaMemoryDevice : public MemoryDevice {
 }  // namespace
 
 const char* DeviceRefusal(MemoryKind memory) {
-  if (Fitted({memory, PlainShape(1, 16, 16), Window(), DType::kF32}).mode.has_value()) {
-    return "a preconditioner before the memory";
-  }
   AdvanceArgs args;
   args.memory = memory;
   return CudaRefusal(args);

@@ -1,0 +1,80 @@
+// What comes before and after the kernels that go from token to token. For .cu files.
+#ifndef EVENFLOW_KERNELS_CUDA_AROUND_ADVANCE_CUH_
+#define EVENFLOW_KERNELS_CUDA_AROUND_ADVANCE_CUH_
+
+#include <algorithm>
+
+#include "kernels/cuda/head_view.cuh"
+
+namespace evenflow {
+
+inline constexpr int kFinishThreads = 256;
+
+// Cumulative log decays of the step's tokens. A block is a row, a head and a block of positions.
+template <class Memory>
+__global__ void SumLogs(const __grid_constant__ AdvanceCall call) {
+  AwaitInputs();
+  const Row row = call.rows[blockIdx.x];
+  const int commit = call.args.window.commit;
+  const int first = static_cast<int>(call.args.window.Block(row.position) - row.position) +
+                    static_cast<int>(blockIdx.z) * commit;
+  if (row.tokens < call.min_tokens || first >= row.tokens) {
+    return;
+  }
+  const HeadView<Memory> head(call, row, static_cast<int>(blockIdx.y));
+  const int dim = LogDim<Memory>(call.args.shape);
+  for (int k = static_cast<int>(threadIdx.x); k < dim; k += static_cast<int>(blockDim.x)) {
+    float log = first < 0 ? head.Log(-1)[k] : 0;
+    for (int t = first < 0 ? 0 : first; t < Least(row.tokens, first + commit); ++t) {
+      log += ClampLog(head.LogDecay(t)[k]);
+      head.StepLog(t)[k] = log;
+    }
+  }
+}
+
+// Once all of a row has been read: its keys and logs go into their rings, its health is summed. A
+// block is a row and a head.
+template <class Memory>
+__global__ void __launch_bounds__(kFinishThreads) Finish(const __grid_constant__ AdvanceCall call) {
+  AwaitInputs();
+  const Row row = call.rows[blockIdx.x];
+  if (row.tokens < call.min_tokens) {
+    return;
+  }
+  const HeadView<Memory> head(call, row, static_cast<int>(blockIdx.y));
+  const int thread = static_cast<int>(threadIdx.x);
+  const int log_dim = LogDim<Memory>(call.args.shape);
+  const int first = row.tokens - Least(row.tokens, call.args.window.ring());
+  for (int t = first; t < row.tokens; ++t) {
+    for (int k = thread; k < head.keys_dim(); k += kFinishThreads) {
+      head.RingKeys(t)[k] = head.Keys(t)[k];
+    }
+    for (int k = thread; Traits<Memory>::kLogs && k < log_dim; k += kFinishThreads) {
+      head.RingLog(t)[k] = head.StepLog(t)[k];
+    }
+  }
+  if (blockIdx.y == 0 && thread < 32) {
+    FinishRow(call, static_cast<int>(blockIdx.x));
+  }
+}
+
+template <class Memory>
+void LaunchSumLogs(const AdvanceCall& call, const CudaStep& step) {
+  if (Traits<Memory>::kLogs) {
+    const MemoryShape& shape = call.args.shape;
+    const dim3 blocks(static_cast<unsigned>(step.row_count), static_cast<unsigned>(shape.heads),
+                      CeilDiv(step.max_row_tokens, call.args.window.commit) + 1);
+    Launch(SumLogs<Memory>, {blocks, std::min(LogDim<Memory>(shape), 256)}, step.stream, call);
+  }
+}
+
+template <class Memory>
+void LaunchFinish(const AdvanceCall& call, const CudaStep& step) {
+  const dim3 blocks(static_cast<unsigned>(step.row_count),
+                    static_cast<unsigned>(call.args.shape.heads));
+  Launch(Finish<Memory>, {blocks, kFinishThreads}, step.stream, call);
+}
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_KERNELS_CUDA_AROUND_ADVANCE_CUH_
