@@ -33,9 +33,7 @@ class CudaBackend final : public Backend {
 
   DType activation_dtype() const override { return activations_; }
 
-  // Two steps can be under way, but no device has shown yet that they are right: see
-  // tests/engine/cuda_engine_test.cc.
-  int pipeline_depth() const override { return 0; }
+  int pipeline_depth() const override { return 1; }
 
   double MeasureReadBandwidth() override;
   std::string Refusal(const TokenMixArgs& mix, const AdvanceArgs& advance) const override;

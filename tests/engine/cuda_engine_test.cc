@@ -115,7 +115,7 @@ class CudaEngineTest : public ::testing::TestWithParam<const char*> {};
 
 INSTANTIATE_TEST_SUITE_P(Models, CudaEngineTest,
                          ::testing::Values("retnet-a", "gated_deltanet-a", "kda-a",
-                                           "gated_deltanet-hybrid-list", "rwkv7-a"));
+                                           "gated_deltanet-hybrid-list", "mamba2-a"));
 
 TEST_P(CudaEngineTest, SaysTheSameAStepAhead) {
   const std::vector<Answer> expected = Answers(GetParam(), 0);
