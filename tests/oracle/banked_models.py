@@ -10,7 +10,8 @@ import math
 import numpy as np
 
 import fla_models
-from fla_models import ACT, Mamba2, Model, l2norm, rmsnorm, sigmoid, silu, softplus
+from fla_models import Mamba2
+from model import ACT, l2norm, Model, rmsnorm, sigmoid, silu, softplus
 
 
 def fenwick_level(t, s):

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 
 import banked_models  # registers its models
-from make_goldens import make, mamba2_mixer_tensors, mixed
+from make_goldens import make, mixed
+from tensor_shapes import mamba2_mixer_tensors
 
 SIZES = {'hidden_size': 16, 'vocab_size': 32, 'intermediate_size': 24, 'num_heads': 2}
 

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from triton.runtime import autotuner
 
-from make_goldens import random_values, store, write_safetensors
+from checkpoint_files import store, write_safetensors
+from make_goldens import random_values
 
 
 def interpret_autotuned_kernels():
