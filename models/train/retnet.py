@@ -98,7 +98,8 @@ class Mlp(nn.Module):
     def __init__(self, c):
         super().__init__()
         d = c["hidden_size"]
-        inner = 256 * math.ceil(int(d * c["hidden_ratio"] * 2 / 3) / 256)
+        inner = (c.get("intermediate_size")
+                 or 256 * math.ceil(int(d * c["hidden_ratio"] * 2 / 3) / 256))
         self.gate_proj, self.up_proj, self.down_proj = linear(d, inner), linear(d, inner), linear(inner, d)
 
     def forward(self, x):

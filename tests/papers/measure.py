@@ -1,0 +1,123 @@
+#!/usr/bin/python3
+"""Measures checkpoints through the server (needs grpc and numpy, no PyTorch, no GPU).
+
+    measure.py recall --program build/cpu/evenflow --checkpoints DIR   # writes DIR/served.json
+    measure.py norms --program build/cpu/evenflow --checkpoints DIR    # writes DIR/norms.json
+    measure.py bits --program build/cpu/evenflow                       # of models/demo
+
+DIR is what models/train/recall.py wrote. `recall` asks what that script asked and fails where the
+accuracies differ by more than one standard error.
+"""
+import argparse
+import json
+import math
+import pathlib
+import re
+import sys
+import tempfile
+
+import numpy as np
+
+import served
+import recall_data as data
+
+POSITIONS = (100, 300, 1000, 3000, 10000)
+COMMITS = 2      # whose norms a number is the mean of
+WINDOW = 16      # tokens between two commits
+
+
+def accuracy(server, task, load, count):
+    prompts, answers = data.evaluation(task, load, count)
+    return float(np.mean(np.array(server.answers(prompts)) == answers))
+
+
+def tolerance(p, count):
+    """One standard error, at least one prompt."""
+    return max((p * (1 - p) / count) ** 0.5, 1 / count) + 1e-4  # figures are rounded to 1e-4
+
+
+def recall(args, evenflow, folders):
+    trained = json.loads((args.checkpoints / "trained.json").read_text())
+    result, wrong = {}, 0
+    for folder in folders:
+        with served.Server(args.program, evenflow, folder) as server:
+            for task in data.WRITES:
+                row = [round(accuracy(server, task, load, args.count), 4) for load in data.LOADS]
+                result.setdefault(folder.name, {})[task] = row
+                expected = trained[folder.name][task]
+                far = [load for load, p, q in zip(data.LOADS, row, expected)
+                       if abs(p - q) > tolerance(q, args.count)]
+                wrong += len(far)
+                print(folder.name, task, row, f"differs at {far}" if far else
+                      f"differs by at most {max(abs(p - q) for p, q in zip(row, expected)):.4f}",
+                      flush=True)
+    return "served.json", result, wrong
+
+
+def norms(args, evenflow, folders):
+    """Norms of each layer's state while one session reads 10,000 random pairs."""
+    rng = np.random.default_rng(3)
+    stream = rng.integers(data.PAIRS, size=POSITIONS[-1])
+    result = {}
+    for folder in folders:
+        with served.Server(args.program, evenflow, folder) as server, server.client.stream() as session:
+            position = 0
+            for until in POSITIONS:
+                begin = until - COMMITS * WINDOW
+                session.read(stream[position:begin].tolist())
+                before = [server.series(f"evenflow_state_norm_{part}") for part in ("sum", "count")]
+                session.read(stream[begin:until].tolist())
+                after = [server.series(f"evenflow_state_norm_{part}") for part in ("sum", "count")]
+                position = until
+                for labels in after[0]:
+                    total, count = (a[labels] - b.get(labels, 0) for a, b in zip(after, before))
+                    key = "{layer} {plane}".format(**dict(re.findall(r'(\w+)="([^"]*)"', labels)))
+                    result.setdefault(folder.name, {}).setdefault(key, []).append(
+                        round(total / count, 4) if count else None)
+        print(folder.name, result[folder.name], flush=True)
+    return "norms.json", result, 0
+
+
+def bits(args, evenflow):
+    """Bits per byte of the demo model's held-out text, each token read by itself and named beforehand.
+
+    Only the text's next token is allowed, so the server draws it and tells its probability.
+    """
+    demo = served.SOURCE / "models" / "demo"
+    text = (demo / "heldout.txt").read_bytes().decode()
+    nats = 0.0
+    with served.Server(args.program, evenflow, demo) as server, server.client.stream() as session:
+        tokens = server.client.tokenize(text, add_special_tokens=True)[:args.tokens]
+        session.read(tokens[:1])
+        for token in tokens[1:]:
+            pieces = list(session.generate(max_tokens=1, allowed_token_ids=[token], logprobs=0,
+                                           ignore_eos=True))
+            said, = (piece for piece in pieces if piece.token_ids)
+            assert said.token_ids == [token]
+            nats -= said.logprobs[0].logprob
+        size = len(server.client.detokenize(tokens[1:]).encode())
+    print(f"{len(tokens)} tokens, {size} bytes, {nats / math.log(2) / size:.5f} bits per byte")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=["recall", "norms", "bits"])
+    parser.add_argument("--program", required=True)
+    parser.add_argument("--checkpoints", type=pathlib.Path)
+    parser.add_argument("--count", type=int, default=256, help="prompts of an accuracy")
+    parser.add_argument("--tokens", type=int, help="of the held-out text [all]")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as stubs:
+        evenflow = served.import_client(stubs)
+        if args.what == "bits":
+            return bits(args, evenflow)
+        folders = sorted(path.parent for path in args.checkpoints.glob("*/config.json"))
+        name, result, wrong = {"recall": recall, "norms": norms}[args.what](args, evenflow, folders)
+    with open(args.checkpoints / name, "w") as fh:
+        json.dump({"positions": POSITIONS, **result} if args.what == "norms" else result, fh, indent=1)
+        fh.write("\n")
+    sys.exit(wrong > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""A server of one checkpoint, asked through the Python client: what the measurements here share."""
+import concurrent.futures
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+
+SOURCE = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(SOURCE / "models" / "train"))
+CLIENT = SOURCE / "clients" / "python"
+
+
+def import_client(folder):
+    """The package `evenflow`, with its stubs made below `folder`."""
+    sys.path.insert(0, str(CLIENT))
+    from generate_stubs import generate
+    folder = pathlib.Path(folder)
+    generate(folder)
+    shutil.copytree(CLIENT / "evenflow", folder / "evenflow", dirs_exist_ok=True)
+    sys.path[0] = str(folder)
+    import evenflow
+    return evenflow
+
+
+class Server:
+
+    def __init__(self, program, evenflow, model, *options):
+        self.process = subprocess.Popen(
+            [program, "serve", "--model", model, "--listen", "127.0.0.1:0", "--metrics-listen",
+             "127.0.0.1:0", *options], stdout=subprocess.PIPE, text=True)
+        said = self.process.stdout.readline() + self.process.stdout.readline()
+        self.client = evenflow.Client(re.search(r"listening on (\S+)", said)[1])
+        self.http = re.search(r"metrics on (http://[^/]+)/", said)[1]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.client.close()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+        self.process.stdout.close()
+
+    def answers(self, prompts):
+        """The most likely token after each prompt [count, tokens]."""
+        def ask(prompt):
+            pieces = self.client.generate(prompt.tolist(), max_tokens=1, temperature=0)
+            return [token for piece in pieces for token in piece.token_ids][0]
+
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            return list(pool.map(ask, prompts))
+
+    def series(self, name):
+        """{labels: value} of a Prometheus series."""
+        with urllib.request.urlopen(self.http + "/metrics", timeout=10) as answer:
+            lines = re.findall(rf"^{name}{{(.*)}} (\S+)$", answer.read().decode(), re.MULTILINE)
+        return {labels: float(value) for labels, value in lines}
