@@ -13,7 +13,8 @@
 
 #include <cstring>
 
-#include "kernels/cpu/bank_weights.h"
+#include "kernels/cpu/banked_entries.h"
+#include "kernels/cpu/pair_weights.h"
 #include "kernels/cpu/state_pass.h"
 
 namespace evenflow {
@@ -51,7 +52,8 @@ class BankedHead {
         state_(state),
         index_(head),
         head_(args, layout, state, head, &scratch_.logs),
-        banks_(args, head_, head) {}
+        banks_(args, head_),
+        pair_weights_(head_, banks_) {}
 
   void Run(int begin, int end, UnitHealth* health) {
     PrepareReads();
@@ -111,7 +113,7 @@ class BankedHead {
         } else {
           Dots(scratch_.key_list.data(), entries, x, shape_.key_dim, pairs);
         }
-        banks_.WeighPairs(p, base, entries, pairs);
+        pair_weights_.Weigh(p, base, entries, pairs);
       }
     }
   }
@@ -120,7 +122,7 @@ class BankedHead {
     for (int e = entries - 1; e >= 0; --e) {
       const float* const* key = &scratch_.key_list[static_cast<size_t>(e)];
       Dots(key, 1, x, shape_.key_dim, scores + e);
-      scores[e] *= head_.Beta(base + e);
+      scores[e] *= head_.Strength(base + e);
       const float erase = -scores[e];
       AddRows({1, &erase, key, 1}, x, shape_.key_dim);
     }
@@ -279,7 +281,7 @@ class BankedHead {
       float* row = scratch_.gram.data() + ptrdiff_t{j} * commit;
       Dots(scratch_.key_list.data(), j, key, shape_.key_dim, row);
       for (int i = 0; i < j; ++i) {
-        row[i] *= -head_.Beta(first + j) * head_.DecayBetween(first + j, first + i);
+        row[i] *= -head_.Strength(first + j) * head_.DecayBetween(first + j, first + i);
       }
       scratch_.key_list[static_cast<size_t>(j)] = key;
     }
@@ -304,9 +306,9 @@ class BankedHead {
     for (int e = 0; e < commit; ++e) {
       float* u = scratch_.erased.data() + ptrdiff_t{e} * tile.columns;
       std::copy_n(scratch_.gram.data() + ptrdiff_t{e} * commit, e, scratch_.weights.data());
-      scratch_.weights[static_cast<size_t>(e)] = head_.Beta(first + e);
+      scratch_.weights[static_cast<size_t>(e)] = head_.Strength(first + e);
       scratch_.value_list[static_cast<size_t>(e)] = head_.Value(first + e) + tile.begin;
-      const float scale = -head_.Beta(first + e) * head_.DecaySinceBlock(first + e);
+      const float scale = -head_.Strength(first + e) * head_.DecaySinceBlock(first + e);
       AddRows({scale, scratch_.weights.data(), scratch_.value_list.data(), takes ? e + 1 : e}, u,
               tile.columns);
       scratch_.value_list[static_cast<size_t>(e)] = u;
@@ -326,7 +328,7 @@ class BankedHead {
       }
       for (int r = 0; r < reads; ++r) {
         const int64_t at = p + r / head_.queries();
-        const float weight = banks_.Read(at, bank);
+        const float weight = banks_.Read(at, base, bank);
         const float* x = X(Read(at, r % head_.queries()));
         float* weighted = scratch_.weighted.data() + ptrdiff_t{r} * dim;
         for (int k = 0; k < dim; ++k) {
@@ -373,7 +375,8 @@ class BankedHead {
   const int index_;
   Scratch& scratch_ = ThreadScratch();
   BankedEntries<Memory> head_;
-  BankWeights<Memory> banks_;
+  BankWeights<BankedEntries<Memory>, typename Memory::Banks> banks_;
+  PairWeights<BankedEntries<Memory>, typename Memory::Banks> pair_weights_;
   int64_t first_product_ = 0;  // the token of the first of the products
 };
 

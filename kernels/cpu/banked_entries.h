@@ -14,11 +14,14 @@ namespace evenflow {
 template <class Memory>
 class BankedEntries : public HeadMemory<Memory> {
  public:
+  using Place = int64_t;  // tokens are named by their position
+
   BankedEntries(const AdvanceArgs& args, const MemoryLayout& layout, const RowState& state,
                 int head, std::vector<float>* logs)
       : HeadMemory<Memory>(args, layout, state, head, logs),
         args_(args),
         row_(state.row),
+        index_(head),
         ring_beta_(reinterpret_cast<float*>(state.layer + layout.beta) +
                    int64_t{head} * args.window.ring()) {}
 
@@ -27,9 +30,17 @@ class BankedEntries : public HeadMemory<Memory> {
     return p < row_.position ? RingValue(p) : HeadMemory<Memory>::Value(p);
   }
 
-  // Likewise, where the memory has it.
-  float Beta(int64_t p) const {
+  static int64_t Position(int64_t p) { return p; }
+
+  // beta, where the memory has it.
+  float Strength(int64_t p) const {
     return p < row_.position ? ring_beta_[p % args_.window.ring()] : HeadMemory<Memory>::Beta(p);
+  }
+
+  // With which a token of this step reads the levels, [banks].
+  const float* LevelWeights(int64_t p) const {
+    const MemoryShape& shape = args_.shape;
+    return args_.level_weights + (this->Token(p) * shape.heads + index_) * shape.banks;
   }
 
   // Puts the row's entries into their rings, once all columns have been run.
@@ -39,7 +50,7 @@ class BankedEntries : public HeadMemory<Memory> {
     for (int64_t p = std::max(row_.position, end - args_.window.ring()); p < end; ++p) {
       std::copy_n(Value(p), args_.shape.value_dim, RingValue(p));
       if constexpr (Memory::kHasBeta) {
-        ring_beta_[p % args_.window.ring()] = Beta(p);
+        ring_beta_[p % args_.window.ring()] = Strength(p);
       }
     }
   }
@@ -49,6 +60,7 @@ class BankedEntries : public HeadMemory<Memory> {
 
   const AdvanceArgs& args_;
   const Row row_;
+  const int index_;
   float* const ring_beta_;
 };
 

@@ -36,12 +36,11 @@ bool DecodeSupports(const AdvanceArgs& args, int rows) {
 }
 
 const char* CudaRefusal(const AdvanceArgs& args) {
-  if (IsBanked(args.memory)) {
-    return "memories with several states a head";
-  }
+  const size_t least =
+      IsBanked(args.memory) ? LeastSharedOfBanks(args) : LeastSharedOfAnyShape(args);
   int most = 0;
   cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
-  return LeastSharedOfAnyShape(args) <= static_cast<size_t>(most)
+  return least <= static_cast<size_t>(most)
              ? nullptr
              : "heads with so many key channels: a few columns of their states must fit into a "
                "multiprocessor's shared memory";
@@ -70,7 +69,7 @@ void CudaAdvance(const AdvanceArgs& args, const CudaStep& step) {
     (args.state_dtype == DType::kF32 ? DecodeF32 : DecodeBF16)(call, step);
   }
   if (any) {
-    AdvanceAnyShape(call, step);
+    (IsBanked(args.memory) ? AdvanceBanks : AdvanceAnyShape)(call, step);
   }
 }
 

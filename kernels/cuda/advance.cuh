@@ -132,8 +132,12 @@ void VisitDecoded(MemoryKind kind, Visitor&& visit) {
 // Rows with at least call.min_tokens tokens, of memories with one state a head.
 void AdvanceAnyShape(const AdvanceCall& call, const CudaStep& step);
 
+// All rows, of banked memories.
+void AdvanceBanks(const AdvanceCall& call, const CudaStep& step);
+
 // Bytes of shared memory that a block of these needs at least. REQUIRES: args.shape.
 size_t LeastSharedOfAnyShape(const AdvanceArgs& args);
+size_t LeastSharedOfBanks(const AdvanceArgs& args);
 
 }  // namespace evenflow
 

@@ -52,6 +52,14 @@ __global__ void __launch_bounds__(kFinishThreads) Finish(const __grid_constant__
     for (int k = thread; Traits<Memory>::kLogs && k < log_dim; k += kFinishThreads) {
       head.RingLog(t)[k] = head.StepLog(t)[k];
     }
+    if constexpr (Banked<Memory>) {  // values and write strengths as they came
+      for (int c = thread; c < call.args.shape.value_dim; c += kFinishThreads) {
+        *head.Value(t, 0, c) = head.InputValue(t)[c];
+      }
+      if (Memory::kHasBeta && thread == 0) {
+        *head.RingBeta(t) = head.Strength(t);
+      }
+    }
   }
   if (blockIdx.y == 0 && thread < 32) {
     FinishRow(call, static_cast<int>(blockIdx.x));

@@ -6,16 +6,18 @@
 
 namespace evenflow {
 
-// Tokens are named by their distance t from the row's first; those of earlier
-// steps have t < 0 and are in the rings. Logs of this step's tokens are in AdvanceCall::logs.
+// Tokens of earlier steps, t < 0, are in the rings. Logs of this step's are in AdvanceCall::logs.
 template <class Memory>
 class HeadView {
  public:
+  using Place = int;  // tokens are named by their distance from the row's first
+
   __device__ HeadView(const AdvanceCall& call, const Row& row, int head)
       : call_(call),
         shape_(call.args.shape),
         layer_(call.Layer(row)),
         first_token_(row.first_token),
+        position_(row.position),
         head_(head),
         ring_(call.args.window.ring()),
         first_entry_(static_cast<int>(row.position % ring_)) {}
@@ -23,6 +25,20 @@ class HeadView {
   __device__ int Entry(int t) const {
     const int entry = (first_entry_ + t) % ring_;
     return entry < 0 ? entry + ring_ : entry;
+  }
+
+  __device__ int64_t Position(int t) const { return position_ + t; }
+
+  // Of banked memories: beta of any token.
+  __device__ float Strength(int t) const {
+    return t < 0 ? *RingBeta(t) : call_.args.beta[(first_token_ + t) * shape_.heads + head_];
+  }
+
+  __device__ float* RingBeta(int t) const { return Ring(call_.layout.beta, t, 1); }
+
+  // Of log-linear attention: with which a token of this step reads the levels, [banks].
+  __device__ const float* LevelWeights(int t) const {
+    return call_.args.level_weights + ((first_token_ + t) * shape_.heads + head_) * shape_.banks;
   }
 
   // w of each entry, [entries, key_dim].
@@ -134,7 +150,16 @@ class HeadView {
     }
   }
 
+  // Of banked memories.
+  __device__ float DecayBetween(int i, int j) const {
+    return kLogs ? Decay(i - j, *Log(i), *Log(j)) : 1;
+  }
+
+  __device__ float DecaySinceBlock(int i) const { return kLogs ? Decay(0, *Log(i), 0) : 1; }
+
  private:
+  static constexpr bool kLogs = Traits<Memory>::kLogs;
+
   __device__ float* Ring(size_t offset, int t, int dim) const {
     return reinterpret_cast<float*>(layer_ + offset) + (int64_t{head_} * ring_ + Entry(t)) * dim;
   }
@@ -143,6 +168,7 @@ class HeadView {
   const MemoryShape& shape_;
   std::byte* const layer_;
   const int64_t first_token_;
+  const int64_t position_;
   const int head_;
   const int ring_;
   const int first_entry_;

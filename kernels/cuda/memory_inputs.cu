@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/level_weights.h"
 #include "kernels/math/decay_gate.h"
 #include "kernels/math/feature_map.h"
 #include "kernels/math/head_norm.h"
@@ -253,6 +254,9 @@ void CudaMemoryInputs(const MemoryInputsArgs& args, const CudaStep& step) {
     Launch(MemoryInputsKernel<T>, launch, step.stream, args, step.token_count, step.positions,
            frequencies);
   });
+  if (args.level_weights.column >= 0) {
+    CudaLevelWeights(args, step);
+  }
 }
 
 }  // namespace evenflow

@@ -101,6 +101,28 @@ __device__ inline State FromFloat(float s) {
   }
 }
 
+// A row of a whole quad.
+__device__ inline float4 LoadQuad(const float* from) {
+  return *reinterpret_cast<const float4*>(from);
+}
+
+__device__ inline float4 LoadQuad(const __nv_bfloat16* from) {
+  const uint2 words = *reinterpret_cast<const uint2*>(from);
+  return make_float4(__uint_as_float(words.x << 16), __uint_as_float(words.x & 0xffff0000u),
+                     __uint_as_float(words.y << 16), __uint_as_float(words.y & 0xffff0000u));
+}
+
+__device__ inline void StoreQuad(float4 quad, float* to) {
+  *reinterpret_cast<float4*>(to) = quad;
+}
+
+__device__ inline void StoreQuad(float4 quad, __nv_bfloat16* to) {
+  const __nv_bfloat162 low = __floats2bfloat162_rn(quad.x, quad.y);
+  const __nv_bfloat162 high = __floats2bfloat162_rn(quad.z, quad.w);
+  *reinterpret_cast<uint2*>(to) = make_uint2(*reinterpret_cast<const unsigned*>(&low),
+                                             *reinterpret_cast<const unsigned*>(&high));
+}
+
 template <class State>
 __device__ inline float Rounded(float s) {
   return ToFloat(FromFloat<State>(s));

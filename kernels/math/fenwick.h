@@ -32,10 +32,12 @@ struct FenwickBanks {
     return {shape.banks - 1, BitLength(static_cast<uint64_t>(window.commit)) - 1, forgets};
   }
 
-  // Blocks must be powers of two.
+  // Blocks must be powers of two, and what can be taken back must not be more than a block: so one
+  // block at most waits to be taken in.
   static Window Fit(const Window& asked) {
+    const int least = asked.commit < asked.rollback ? asked.rollback : asked.commit;
     Window fitting = asked;
-    fitting.commit = 1 << BitLength(static_cast<uint64_t>(asked.commit - 1));
+    fitting.commit = 1 << BitLength(static_cast<uint64_t>(least - 1));
     return fitting;
   }
 

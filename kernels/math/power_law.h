@@ -48,11 +48,13 @@ struct PowerLawBanks {
     return {};
   }
 
-  // Short lags need many nodes, so entries count exactly for at least a block after their own.
+  // Short lags need many nodes, so entries count exactly for at least a block after their own. What
+  // can be taken back is not more than a block: so one block at most waits to be taken in.
   static Window Fit(const Window& asked) {
     constexpr int kMinCommit = 16;
+    const int least = asked.rollback < kMinCommit ? kMinCommit : asked.rollback;
     Window fitting = asked;
-    fitting.commit = asked.commit < kMinCommit ? kMinCommit : asked.commit;
+    fitting.commit = asked.commit < least ? least : asked.commit;
     fitting.lag = fitting.commit;
     return fitting;
   }

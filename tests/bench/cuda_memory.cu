@@ -6,31 +6,25 @@
 // larger than the second cache. Sessions are out of phase, as in a server, or in lockstep; every
 // replay is one position further, and times are means over whole blocks of C positions.
 // Bytes of a token: its state once, 1 / C of it again for the write, and the window's entries (w,
-// u, and l where there is one), on average (C - 1) / 2 + R read and one written.
+// u, and l where there is one), on average (C - 1) / 2 + R read and one written. Of a memory with
+// several states a head, those that hold anything where the sessions are; what is carried from one
+// into another is not counted.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "kernels/cuda/launch.cuh"
 
+#include "tests/bench/cuda_timing.cuh"
+
 namespace evenflow {
 namespace {
 
-constexpr size_t kColdBytes = size_t{192} << 20;  // rotated through; the second cache has 50 MB
-constexpr int kCycles = 3;                        // of C positions, after one that warms up
-constexpr int kReadBlocks = 16;                   // a multiprocessor
-constexpr int kReadThreads = 512;
-
-void Check(cudaError_t error) {
-  if (error != cudaSuccess) {
-    std::fprintf(stderr, "CUDA: %s\n", cudaGetErrorString(error));
-    std::exit(1);
-  }
-}
+constexpr int kCycles = 3;         // of C positions, after one that warms up
+constexpr int kFirstBlock = 1000;  // where sessions are, in blocks of C positions
 
 struct Options {
   bool json = false;
@@ -38,141 +32,6 @@ struct Options {
   std::string memory;
   int sessions = 0;
 };
-
-__global__ void ReadKernel(const float4* data, size_t count, float* never) {
-  AwaitInputs();
-  float sum = 0;
-  const size_t step = size_t{gridDim.x} * blockDim.x;
-  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count; i += step) {
-    const float4 x = __ldcs(data + i);
-    sum += x.x + x.y + x.z + x.w;
-  }
-  if (sum == 12345) {
-    *never = sum;
-  }
-}
-
-__device__ uint32_t Hash(uint32_t x) {
-  x = (x ^ (x >> 16)) * 0x85ebca6b;
-  x = (x ^ (x >> 13)) * 0xc2b2ae35;
-  return x ^ (x >> 16);
-}
-
-// Random numbers in [low, high], of which each half is one as bf16, too.
-__global__ void FillKernel(uint32_t* data, size_t count, float low, float high) {
-  const size_t step = size_t{gridDim.x} * blockDim.x;
-  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count; i += step) {
-    uint32_t halves[2];
-    for (uint32_t half = 0; half < 2; ++half) {
-      const float unit = Hash(static_cast<uint32_t>(2 * i + half)) * 0x1p-32f;
-      halves[half] = __float_as_uint(low + (high - low) * unit) >> 16;
-    }
-    data[i] = halves[1] << 16 | halves[0];
-  }
-}
-
-// Freed at the end of its scope.
-class Memory {
- public:
-  explicit Memory(size_t bytes) : bytes_(bytes) {
-    Check(cudaMalloc(&data_, bytes));
-    Check(cudaMemset(data_, 0, bytes));
-  }
-
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-
-  ~Memory() { cudaFree(data_); }
-
-  template <class T>
-  T* As() const {
-    return static_cast<T*>(data_);
-  }
-
-  void Fill(float low, float high) const {
-    FillKernel<<<1024, 256>>>(As<uint32_t>(), bytes_ / 4, low, high);
-  }
-
- private:
-  void* data_ = nullptr;
-  size_t bytes_;
-};
-
-// Replays a graph of what `enqueue` enqueues; before each replay, `before` with its number.
-std::vector<double> TimeGraph(const std::function<void(cudaStream_t)>& enqueue,
-                              const std::function<void(int)>& before, int replays) {
-  cudaStream_t stream;
-  cudaGraph_t graph;
-  cudaGraphExec_t executable;
-  cudaEvent_t begin, end;
-  Check(cudaStreamCreate(&stream));
-  Check(cudaEventCreate(&begin));
-  Check(cudaEventCreate(&end));
-  Check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  enqueue(stream);
-  Check(cudaStreamEndCapture(stream, &graph));
-  Check(cudaGraphInstantiate(&executable, graph, 0));
-  std::vector<double> seconds;
-  for (int i = 0; i < replays; ++i) {
-    before(i);
-    Check(cudaEventRecord(begin, stream));
-    Check(cudaGraphLaunch(executable, stream));
-    Check(cudaEventRecord(end, stream));
-    Check(cudaEventSynchronize(end));
-    float milliseconds = 0;
-    Check(cudaEventElapsedTime(&milliseconds, begin, end));
-    seconds.push_back(milliseconds / 1e3);
-  }
-  Check(cudaGetLastError());
-  cudaGraphExecDestroy(executable);
-  cudaGraphDestroy(graph);
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  cudaStreamDestroy(stream);
-  return seconds;
-}
-
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
-
-int Multiprocessors() {
-  cudaDeviceProp device;
-  Check(cudaGetDeviceProperties(&device, 0));
-  return device.multiProcessorCount;
-}
-
-// Seconds to only read that many bytes that are not in a cache.
-double ReadSeconds(size_t bytes) {
-  static const int multiprocessors = Multiprocessors();
-  bytes = (bytes + 511) / 512 * 512;
-  const size_t rotation = (kColdBytes + bytes - 1) / bytes + 1;
-  const Memory memory(bytes * rotation);
-  memory.Fill(-1, 1);
-  const auto enqueue = [&](cudaStream_t stream) {
-    for (size_t i = 0; i < rotation; ++i) {
-      Launch(ReadKernel, {dim3(static_cast<unsigned>(multiprocessors * kReadBlocks)), kReadThreads},
-             stream, memory.As<float4>() + i * bytes / 16, bytes / 16, memory.As<float>());
-    }
-  };
-  return Median(TimeGraph(
-             enqueue, [](int) {}, 12)) /
-         static_cast<double>(rotation);
-}
-
-double CopyBandwidth() {
-  constexpr size_t kBytes = size_t{2} << 30;
-  const Memory from(kBytes), to(kBytes);
-  from.Fill(-1, 1);
-  const auto enqueue = [&](cudaStream_t stream) {
-    Check(
-        cudaMemcpyAsync(to.As<char>(), from.As<char>(), kBytes, cudaMemcpyDeviceToDevice, stream));
-  };
-  return 2.0 * kBytes /
-         Median(TimeGraph(
-             enqueue, [](int) {}, 8));
-}
 
 struct Setup {
   MemoryKind memory;
@@ -182,10 +41,29 @@ struct Setup {
   int sessions;
 };
 
+// Of position `block` C and the two blocks after it, which are timed.
+double LiveStates(const Setup& setup, int64_t block) {
+  return VisitMemory(setup.memory, [&]<class Memory>() -> double {
+    if constexpr (Banked<Memory>) {
+      const auto banks = Memory::Banks::Of(setup.shape, setup.window, false);
+      const int64_t lag = setup.window.lag / setup.window.commit;
+      int live = 0;
+      for (int64_t i = 1; i <= kCycles; ++i) {
+        for (int bank = 0; bank < BankCount(setup.memory, setup.shape, setup.window); ++bank) {
+          live += banks.Live(bank, block + i - lag) ? 1 : 0;
+        }
+      }
+      return static_cast<double>(live) / kCycles;
+    } else {
+      return 1;
+    }
+  });
+}
+
 double StepBytes(const Setup& setup) {
   const MemoryShape& shape = setup.shape;
-  const double state = static_cast<double>(shape.key_dim) * shape.value_dim *
-                       static_cast<double>(ByteSize(setup.dtype));
+  const double state = LiveStates(setup, kFirstBlock) * static_cast<double>(shape.key_dim) *
+                       shape.value_dim * static_cast<double>(ByteSize(setup.dtype));
   double entry = EntryCount(setup.memory) * (shape.key_dim + shape.value_dim);
   if (DecayOf(setup.memory) == Decay::kScalar) {
     entry += 1;
@@ -193,7 +71,7 @@ double StepBytes(const Setup& setup) {
     entry += shape.key_dim;
   }
   const double commit = setup.window.commit;
-  const double entries = (commit - 1) / 2 + setup.window.rollback + 1;
+  const double entries = (commit - 1) / 2 + setup.window.lag + setup.window.rollback + 1;
   return (state * (1 + 1 / commit) + entries * entry * 4) * shape.heads * setup.sessions;
 }
 
@@ -216,7 +94,7 @@ double Measure(const Setup& setup, bool lockstep) {
   const size_t slot_bytes = layout.bytes * layers;
   const Memory slots(slot_bytes * sessions);
   slots.Fill(-0.5f, 0.5f);
-  const int first = 4 * setup.window.commit;
+  const int first = kFirstBlock * setup.window.commit;
   for (const Row& row : RowsAt(setup, first, lockstep)) {
     for (size_t layer = 0; layer < layers; ++layer) {
       const int64_t stored = setup.window.Stored(row.position - 1);
@@ -232,8 +110,11 @@ double Measure(const Setup& setup, bool lockstep) {
       k(floats(shape.key_heads * EntryCount(setup.memory), shape.key_dim)),
       e(floats(shape.heads * std::max(1, OwnKeyCount(setup.memory)), shape.key_dim)),
       v(floats(shape.value_heads, shape.value_dim)), log_decay(floats(shape.heads, shape.key_dim)),
-      beta(floats(shape.heads, 1)), o(floats(shape.output_heads(), shape.value_dim)),
-      rows(sizeof(Row) * sessions), health(sizeof(StateHealth) * sessions * layers),
+      beta(floats(shape.heads, 1)), level_weights(floats(shape.heads, shape.banks)),
+      rates(sizeof(float) * static_cast<size_t>(shape.banks)),
+      coefficients(sizeof(float) * PowerLaw::kPoints * static_cast<size_t>(shape.banks)),
+      o(floats(shape.output_heads(), shape.value_dim)), rows(sizeof(Row) * sessions),
+      health(sizeof(StateHealth) * sessions * layers),
       counters(sizeof(uint32_t) * (kCounters + sessions));
   q.Fill(-0.1f, 0.1f);
   k.Fill(-0.1f, 0.1f);
@@ -241,6 +122,9 @@ double Measure(const Setup& setup, bool lockstep) {
   v.Fill(-1, 1);
   log_decay.Fill(-0.2f, 0);
   beta.Fill(0, 1);
+  level_weights.Fill(0, 1);
+  rates.Fill(1e-6f, 0.1f);
+  coefficients.Fill(0, 1);
   CudaScratch scratch;
   CudaStep step;
   step.row_count = step.token_count = setup.sessions;
@@ -262,6 +146,8 @@ double Measure(const Setup& setup, bool lockstep) {
   args.v = v.As<float>();
   args.log_decay = log_decay.As<float>();
   args.beta = beta.As<float>();
+  args.level_weights = level_weights.As<float>();
+  args.power_law = {shape.banks, 0.1f, rates.As<float>(), coefficients.As<float>()};
   args.o = o.As<float>();
   scratch.Take(size_t{1} << 26);  // allocations cannot be captured
   const auto enqueue = [&](cudaStream_t stream) {
@@ -317,6 +203,17 @@ MemoryShape ShapeOf(MemoryKind memory) {
       return plain(4, 256, 512);
     case MemoryKind::kStateSpaceDuality:
       return plain(64, 128, 64);
+    case MemoryKind::kLogLinearAttention:
+    case MemoryKind::kLogLinearDeltaRule: {
+      MemoryShape shape = plain(32, 128, 128);
+      shape.banks = 18;  // levels: 131,072 tokens and more
+      return shape;
+    }
+    case MemoryKind::kVort: {
+      MemoryShape shape = plain(32, 128, 129);  // with the normaliser's column
+      shape.banks = 8;                          // nodes: a million tokens, to 1e-3
+      return shape;
+    }
     default:
       return plain(32, 128, 128);
   }
@@ -344,7 +241,7 @@ void Run(const Options& options) {
             (options.sessions > 0 ? options.sessions != sessions : sessions > 256)) {
           continue;
         }
-        const Setup setup = {memory, ShapeOf(memory), Window(), dtype, sessions};
+        const Setup setup = {memory, ShapeOf(memory), FitWindow(memory, Window()), dtype, sessions};
         const double read_seconds = ReadSeconds(static_cast<size_t>(StepBytes(setup)));
         Print(setup, Measure(setup, options.lockstep), read_seconds, options);
       }

@@ -73,6 +73,12 @@ class CudaMemoryDevice : public MemoryDevice {
     args.v = v_.Copy(inputs.v);
     args.log_decay = log_decay_.Copy(inputs.log_decay);
     args.beta = beta_.Copy(inputs.beta);
+    args.level_weights = level_weights_.Copy(inputs.level_weights);
+    const auto nodes = args.power_law.nodes;
+    args.power_law.rates =
+        rates_.Copy(std::vector<float>(args.power_law.rates, args.power_law.rates + nodes));
+    args.power_law.coefficients = coefficients_.Copy(std::vector<float>(
+        args.power_law.coefficients, args.power_law.coefficients + nodes * PowerLaw::kPoints));
     args.o = o_.Copy(*o);
     Check(cudaMemset(args.o, 0xff, o->size() * sizeof(float)));
     CudaStep device = StepOf(*step);
@@ -156,7 +162,8 @@ class CudaMemoryDevice : public MemoryDevice {
     return milliseconds / 1e3;
   }
 
-  Buffer slots_, q_, k_, w_, e_, v_, log_decay_, beta_, o_, rows_, health_, counters_;
+  Buffer slots_, q_, k_, w_, e_, v_, log_decay_, beta_, level_weights_, rates_, coefficients_, o_,
+      rows_, health_, counters_;
   CudaScratch scratch_;
   cudaEvent_t begin_ = nullptr;
   cudaEvent_t end_ = nullptr;
