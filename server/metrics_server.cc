@@ -56,6 +56,16 @@ std::unique_ptr<CivetHandler> MakePage(Make make) {
   return std::make_unique<Page<Make>>(std::move(make));
 }
 
+// Where a thread that is in Start gathers what the HTTP library complains of.
+thread_local std::string* complaints = nullptr;
+
+int Complain(const mg_connection*, const char* message) {
+  if (complaints != nullptr) {
+    absl::StrAppend(complaints, ": ", message);
+  }
+  return 1;  // not written elsewhere
+}
+
 }  // namespace
 
 // The pages outlive the server that calls them.
@@ -105,11 +115,18 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
   Http& http = *server->http_;
   const std::vector<std::string> options = {"listening_ports",    address, "num_threads", "4",
                                             "request_timeout_ms", "10000"};
+  CivetCallbacks callbacks;
+  callbacks.log_message = Complain;
+  std::string why;
+  complaints = &why;
   try {
-    http.server = std::make_unique<CivetServer>(options);
+    http.server = std::make_unique<CivetServer>(options, &callbacks);
   } catch (const CivetException&) {
+  }
+  complaints = nullptr;
+  if (http.server == nullptr) {
     return absl::UnavailableError(
-        absl::StrCat("--metrics-listen: address ", address, " is in use or cannot be bound"));
+        absl::StrCat("--metrics-listen: address ", address, " is in use or cannot be bound", why));
   }
   http.server->addHandler("/metrics$", http.metrics.get());
   http.server->addHandler("/healthz$", http.health.get());
