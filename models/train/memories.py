@@ -252,8 +252,8 @@ class Decoder(nn.Module):
         h = self.model.embeddings(tokens)
         for layer in self.model.layers:
             h = layer(h)
-        h = self.model.norm(h)
-        return F.linear(h, self.model.embeddings.weight) if self.c.get("tie_word_embeddings") else self.lm_head(h)
+        tied = self.c.get("tie_word_embeddings")
+        return F.linear(self.model.norm(h), (self.model.embeddings if tied else self.lm_head).weight)
 
 
 def save(config, weights, folder):

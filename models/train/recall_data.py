@@ -7,12 +7,15 @@ Tokens: pair (key, value) = key * VALUES + value; query = PAIRS + key; answer = 
 `static`: each of n keys is written once. `overwrite`: n keys are written once, then 2 n times one of
 them anew; the latest value counts.
 """
+import json
+
 import numpy as np
 
 KEYS, VALUES, KEY_DIM = 64, 16, 16
 PAIRS = KEYS * VALUES
 VOCABULARY = PAIRS + KEYS + VALUES
 LOADS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)  # pairs / KEY_DIM
+COUNT = 256  # prompts of an accuracy
 WRITES = {"static": 1, "overwrite": 3}                # a key, on average
 
 
@@ -46,10 +49,17 @@ def training_batch(seed, batch, length):
     return tokens.astype(np.int16), answers.astype(np.int16)
 
 
-def evaluation(task, load, count):
-    """`count` prompts [count, writes + 1], each ending with one query, and their answers [count]."""
+def evaluation(task, load):
+    """Prompts [COUNT, writes + 1], each ending with one query, and their answers [COUNT]."""
     rng = np.random.default_rng([2, int(load * 100), WRITES[task]])
-    pairs = np.full(count, round(KEY_DIM * load))
+    pairs = np.full(COUNT, round(KEY_DIM * load))
     writes = pairs * WRITES[task]
     tokens, answers = sequences(rng, pairs, writes, writes[0] + 1)
     return tokens, answers[:, -1]
+
+
+def write_results(path, results):
+    """A JSON object with a line for each of its entries."""
+    lines = (f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in results.items())
+    with open(path, "w") as fh:
+        fh.write("{\n" + ",\n".join(lines) + "\n}\n")

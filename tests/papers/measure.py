@@ -1,12 +1,11 @@
 #!/usr/bin/python3
 """Measures checkpoints through the server (needs grpc and numpy, no PyTorch, no GPU).
 
-    measure.py recall --program build/cpu/evenflow --checkpoints DIR   # writes DIR/served.json
-    measure.py norms --program build/cpu/evenflow --checkpoints DIR    # writes DIR/norms.json
-    measure.py bits --program build/cpu/evenflow                       # of models/demo
+    measure.py recall norms numerics --program build/cpu/evenflow --checkpoints DIR
+    measure.py bits --program build/cpu/evenflow      # of models/demo
 
-DIR is what models/train/recall.py wrote. `recall` asks what that script asked and fails where the
-accuracies differ by more than one standard error.
+DIR is what models/train/recall.py wrote; recall.json, norms.json and numerics.json go there. `recall`
+asks what that script asked and fails where the accuracies differ by more than one standard error.
 """
 import argparse
 import json
@@ -26,14 +25,14 @@ COMMITS = 2      # whose norms a number is the mean of
 WINDOW = 16      # tokens between two commits
 
 
-def accuracy(server, task, load, count):
-    prompts, answers = data.evaluation(task, load, count)
+def accuracy(server, task, load):
+    prompts, answers = data.evaluation(task, load)
     return float(np.mean(np.array(server.answers(prompts)) == answers))
 
 
-def tolerance(p, count):
+def tolerance(p):
     """One standard error, at least one prompt."""
-    return max((p * (1 - p) / count) ** 0.5, 1 / count) + 1e-4  # figures are rounded to 1e-4
+    return max((p * (1 - p) / data.COUNT) ** 0.5, 1 / data.COUNT) + 1e-4  # figures are rounded to 1e-4
 
 
 def recall(args, evenflow, folders):
@@ -42,16 +41,38 @@ def recall(args, evenflow, folders):
     for folder in folders:
         with served.Server(args.program, evenflow, folder) as server:
             for task in data.WRITES:
-                row = [round(accuracy(server, task, load, args.count), 4) for load in data.LOADS]
+                row = [round(accuracy(server, task, load), 4) for load in data.LOADS]
                 result.setdefault(folder.name, {})[task] = row
                 expected = trained[folder.name][task]
                 far = [load for load, p, q in zip(data.LOADS, row, expected)
-                       if abs(p - q) > tolerance(q, args.count)]
+                       if abs(p - q) > tolerance(q)]
                 wrong += len(far)
                 print(folder.name, task, row, f"differs at {far}" if far else
                       f"differs by at most {max(abs(p - q) for p, q in zip(row, expected)):.4f}",
                       flush=True)
-    return "served.json", result, wrong
+    return result, wrong
+
+
+def numerics(args, evenflow, folders):
+    """[share right, share unlike the answers of fp32, window 16] of the longest overwrite prompts.
+
+    For states in bf16, for window lengths, and for prompts sent in two parts.
+    """
+    prompts, answers = data.evaluation("overwrite", data.LOADS[-1])
+    settings = {"plain": []} | {
+        f"{dtype}, window {window}": ["--state-dtype", dtype, "--window", str(window)]
+        for dtype in ("fp32", "bf16") for window in (1, 4, 16, 64)
+        if (dtype, window) != ("fp32", 16)} | {"cut": []}
+    result = {}
+    for folder in folders:
+        for setting, options in settings.items():
+            with served.Server(args.program, evenflow, folder, *options) as server:
+                said = np.array(server.answers(prompts, cut=setting == "cut"))
+            plain = said if setting == "plain" else plain
+            result.setdefault(folder.name, {})[setting] = [
+                round(float(np.mean(of)), 4) for of in (said == answers, said != plain)]
+        print(folder.name, result[folder.name], flush=True)
+    return result, 0
 
 
 def norms(args, evenflow, folders):
@@ -75,7 +96,10 @@ def norms(args, evenflow, folders):
                     result.setdefault(folder.name, {}).setdefault(key, []).append(
                         round(total / count, 4) if count else None)
         print(folder.name, result[folder.name], flush=True)
-    return "norms.json", result, 0
+    return result, 0
+
+
+MEASURES = {"recall": recall, "norms": norms, "numerics": numerics}
 
 
 def bits(args, evenflow):
@@ -101,22 +125,23 @@ def bits(args, evenflow):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["recall", "norms", "bits"])
+    parser.add_argument("what", nargs="+", choices=[*MEASURES, "bits"])
     parser.add_argument("--program", required=True)
     parser.add_argument("--checkpoints", type=pathlib.Path)
-    parser.add_argument("--count", type=int, default=256, help="prompts of an accuracy")
     parser.add_argument("--tokens", type=int, help="of the held-out text [all]")
     args = parser.parse_args()
+    failed = 0
     with tempfile.TemporaryDirectory() as stubs:
         evenflow = served.import_client(stubs)
-        if args.what == "bits":
-            return bits(args, evenflow)
-        folders = sorted(path.parent for path in args.checkpoints.glob("*/config.json"))
-        name, result, wrong = {"recall": recall, "norms": norms}[args.what](args, evenflow, folders)
-    with open(args.checkpoints / name, "w") as fh:
-        json.dump({"positions": POSITIONS, **result} if args.what == "norms" else result, fh, indent=1)
-        fh.write("\n")
-    sys.exit(wrong > 0)
+        for what in args.what:
+            if what == "bits":
+                bits(args, evenflow)
+                continue
+            folders = sorted(path.parent for path in args.checkpoints.glob("*/config.json"))
+            result, wrong = MEASURES[what](args, evenflow, folders)
+            data.write_results(args.checkpoints / (what + ".json"), result)
+            failed += wrong
+    sys.exit(failed > 0)
 
 
 if __name__ == "__main__":

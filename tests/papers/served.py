@@ -1,6 +1,7 @@
 """A server of one checkpoint, asked through the Python client: what the measurements here share."""
 import concurrent.futures
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -44,14 +45,23 @@ class Server:
         self.process.wait(60)
         self.process.stdout.close()
 
-    def answers(self, prompts):
-        """The most likely token after each prompt [count, tokens]."""
-        def ask(prompt):
-            pieces = self.client.generate(prompt.tolist(), max_tokens=1, temperature=0)
+    def answers(self, prompts, cut=False):
+        """The most likely token after each prompt [count, tokens]; cut: sent as two, parted at random."""
+        chance = random.Random(1)
+        parts = [chance.randrange(1, len(prompt)) if cut else 0 for prompt in prompts]
+
+        def ask(prompt, part):
+            greedy = {"max_tokens": 1, "temperature": 0}
+            if part:
+                with self.client.stream() as session:
+                    session.read(prompt[:part].tolist())
+                    pieces = list(session.generate(prompt[part:].tolist(), **greedy))
+            else:
+                pieces = self.client.generate(prompt.tolist(), **greedy)
             return [token for piece in pieces for token in piece.token_ids][0]
 
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            return list(pool.map(ask, prompts))
+            return list(pool.map(ask, prompts, parts))
 
     def series(self, name):
         """{labels: value} of a Prometheus series."""
