@@ -106,9 +106,10 @@ void AddServerFlags(CLI::App* command, ServeOptions* options) {
       ->capture_default_str();
   command
       ->add_option("--metrics-listen", options->metrics_listen,
-                   "HTTP address of /metrics, /healthz and /readyz")
+                   "HTTP address of /metrics, /healthz and /readyz; none: they are not served")
       ->type_name("HOST:PORT")
-      ->check(CheckAddress)
+      ->check(
+          [](const std::string& address) { return address == "none" ? "" : CheckAddress(address); })
       ->capture_default_str();
   command
       ->add_option("--drain-timeout", options->drain_timeout_seconds,

@@ -21,7 +21,7 @@ struct ServeOptions {
   std::string model_directory;
   std::string model_name;  // empty: the directory's last part
   std::string listen = "127.0.0.1:50051";
-  std::string metrics_listen = "127.0.0.1:9464";  // empty: no HTTP
+  std::string metrics_listen = "127.0.0.1:9464";  // "none": no HTTP
   DeviceOptions device;
   DType state_dtype = DType::kF32;
   Window window;

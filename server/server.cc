@@ -185,7 +185,7 @@ absl::Status Server::Parts::Listen() {
   }
   address = absl::StrCat(HostOf(options.listen), ":", port);
 
-  if (!options.metrics_listen.empty()) {
+  if (options.metrics_listen != "none") {
     auto http = MetricsServer::Start(options.metrics_listen, *metrics);
     if (!http.ok()) {
       return http.status();

@@ -59,11 +59,27 @@ TEST_F(OptionsTest, AddressesAndRangesAreChecked) {
   EXPECT_THROW(app_.parse("serve --model dir --device tpu"), CLI::ValidationError);
 }
 
+TEST_F(OptionsTest, MetricsNeedNoAddress) {
+  app_.parse("serve --model dir --metrics-listen none");
+  EXPECT_EQ(options_.metrics_listen, "none");
+}
+
 TEST_F(OptionsTest, HalfPrecisionActivationsNeedAnotherDevice) {
   options_.device.activations = "bf16";
   const absl::Status status = CheckServeOptions(options_);
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("only fp32"));
+}
+
+TEST_F(OptionsTest, BatchInvarianceNeedsHalfPrecisionOnCuda) {
+  options_.device.batch_invariant = true;
+  EXPECT_TRUE(CheckServeOptions(options_).ok());
+  options_.device.device = "cuda";
+  EXPECT_TRUE(CheckServeOptions(options_).ok());
+  options_.device.activations = "fp32";
+  const absl::Status status = CheckServeOptions(options_);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("only bf16"));
 }
 
 }  // namespace
