@@ -92,6 +92,10 @@ class Backend {
   // What went wrong on the device, for good: steps have no effect any more. Empty: nothing.
   virtual std::string error() const { return ""; }
 
+  // What the newest recorded step asks of the device one after the other, kernels for the most
+  // part; 0: none is recorded.
+  virtual int launches() const { return 0; }
+
   // Bytes of memory of its own that nobody uses now; 0: it has none, or nobody knows.
   virtual size_t FreeBytes() const { return 0; }
 
@@ -131,6 +135,9 @@ class Backend {
 struct BackendOptions {
   int threads = 0;  // CPU workers; 0: one for each physical core this process may use
   DType activations = DType::kBF16;  // on CUDA; fp32 also makes its products fp32
+  // A row's result does not depend on the rows beside it, as on the CPU always. On CUDA, products
+  // of many rows then read the weights once for every 16 of them. With activations of bf16.
+  bool batch_invariant = false;
 };
 
 // The CPU backend, always there.

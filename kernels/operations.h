@@ -52,8 +52,8 @@ struct NormArgs {
   float eps = 1e-6f;
   float alpha = 1, shift = 0;
   TokenSet tokens = TokenSet::kAll;
-  // y is read by the next operation, a MatMul, and by no other: a device may compute that one's
-  // input as it goes and leave y unwritten.
+  // y is read by the next operation, a MatMul, and by no other: a device may leave a part to that
+  // one.
   bool feeds_product = false;
 };
 
@@ -230,7 +230,9 @@ struct MlpActivationArgs {
   Matrix y;  // [token, size]
   int size = 0;
   Activation activation = Activation::kSilu;
-  bool feeds_product = false;  // as in NormArgs; only with has_up
+  // As in NormArgs; and gate_up is read by no other, so a device may leave it unwritten. Only with
+  // has_up.
+  bool feeds_product = false;
 };
 
 struct SampleArgs {

@@ -177,7 +177,8 @@ double Median(const std::vector<double>& values) {
 
 struct Result {
   std::string model, device;
-  int rows = 0;
+  int rows = 0, layers = 0;
+  int launches = 0;  // of a step; 0: not known
   int64_t weight_bytes = 0, state_bytes = 0;
   std::vector<double> steps;  // seconds, of all rounds
   // One a round: what a step takes and what the memory delivers differ from minute to minute on a
@@ -260,6 +261,11 @@ void Print(const Result& result, bool json) {
                      : "prompt, per token      %.4f ms\nfaster than decoding   %.2f times\n",
                 Median(result.prompt_tokens) * 1e3, Median(result.speedups));
   }
+  if (result.launches > 0) {
+    std::printf(
+        json ? ", \"launches\": %d, \"layers\": %d" : "launches a step        %d, in %d layers\n",
+        result.launches, result.layers);
+  }
   std::printf("%s", json ? "}\n" : "");
 }
 
@@ -292,6 +298,7 @@ absl::Status RunBenchStep(const BenchStepFlags& flags) {
   result.model = (*model)->info().name;
   result.device = backend.Describe();
   result.rows = flags.rows;
+  result.layers = static_cast<int>((*model)->info().memories.size());
   result.weight_bytes = *weight_bytes;
   result.state_bytes = flags.rows * static_cast<int64_t>((*model)->slot_bytes());
   StepTimes times(flags.rows);
@@ -310,6 +317,7 @@ absl::Status RunBenchStep(const BenchStepFlags& flags) {
   if (result.steps.empty()) {
     return absl::InternalError("no step had all rows; give more --steps");
   }
+  result.launches = backend.launches();
   Print(result, flags.json);
   return absl::OkStatus();
 }

@@ -18,12 +18,13 @@ struct DeviceOptions {
   std::string device = "cpu";
   std::string activations;  // empty: fp32 on the CPU, bf16 on CUDA
   int threads = 0;          // 0: one for each core
+  bool batch_invariant = false;
 };
 
-// Adds --device, --activations and --threads; the values land in *options.
+// Adds --device, --activations, --batch-invariant and --threads; the values land in *options.
 void AddDeviceFlags(CLI::App* command, DeviceOptions* options);
 
-// INVALID_ARGUMENT: activations that the device does not have.
+// INVALID_ARGUMENT: activations that the device does not have, or not so.
 absl::Status CheckDeviceOptions(const DeviceOptions& options);
 
 // FAILED_PRECONDITION: the device is not there, or this binary was built without it.

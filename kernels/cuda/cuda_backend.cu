@@ -53,13 +53,14 @@ std::unique_ptr<CudaBackend> CudaBackend::Create(const BackendOptions& options,
     backend->Check(ProbeKernels(), ("this binary has no kernels for " + name).c_str());
   }
   if (backend->error_.empty()) {
-    backend->matmul_ = CudaMatMul::Create(&backend->error_);
+    backend->matmul_ = CudaMatMul::Create(options.batch_invariant, &backend->error_);
   }
   if (!backend->error_.empty()) {
     *error = backend->error_;
     return nullptr;
   }
   backend->activations_ = options.activations;
+  backend->batch_invariant_ = options.batch_invariant;
   backend->step_.stream = backend->stream_;
   backend->step_.scratch = &backend->scratch_;
   backend->step_.rotary = &backend->rotary_;
@@ -89,7 +90,8 @@ void CudaBackend::Fail(const std::string& what) {
 }
 
 std::string CudaBackend::Describe() const {
-  return "CUDA, " + device_ + ", " + Name(activations_) + " activations";
+  return "CUDA, " + device_ + ", " + Name(activations_) + " activations" +
+         (batch_invariant_ ? ", batch-invariant" : "");
 }
 
 double CudaBackend::MeasureReadBandwidth() {
@@ -151,7 +153,8 @@ void CudaBackend::BeginStep(const StepInput& input) {
   rows_.assign(input.rows, input.rows + input.row_count);
   samples_ = input.logit_count > 0 && input.sampling[0].params != nullptr;
   mode_ = Mode::kEager;
-  pending_ = {};
+  held_.reset();
+  normed_.reset();
 
   step_.row_count = std::max(input.row_count, padded);
   step_.token_count = std::max(input.token_count, padded);
@@ -191,28 +194,34 @@ void CudaBackend::Embed(const EmbedArgs& args) {
   Run("Embed", CudaEmbed, args);
 }
 
-void CudaBackend::RunPending() {
-  const ProductInput pending = std::exchange(pending_, {});
-  if (pending.norm) {
-    Run("Norm", CudaNorm, *pending.norm);
-  } else if (pending.mlp) {
-    Run("MlpActivation", CudaMlpActivation, *pending.mlp);
+void CudaBackend::RunProduct(const MatMulArgs& args, const NormArgs* norm,
+                             const MlpActivationArgs* mlp) {
+  const bool lacks = normed_ && normed_->y.data == args.x.data;
+  if (!matmul_->Run(args, {lacks ? &*normed_ : nullptr, norm, mlp}, step_)) {
+    Fail("cuBLASLt has no product of [" + std::to_string(args.w.rows) + ", " +
+         std::to_string(args.w.cols) + "], or there is no memory for it");
+  }
+  normed_ = norm == nullptr ? std::nullopt : std::optional<NormArgs>(*norm);
+  Check(cudaGetLastError(), "MatMul");
+}
+
+void CudaBackend::RunHeld() {
+  if (const std::optional<MatMulArgs> held = std::exchange(held_, std::nullopt)) {
+    RunProduct(*held, nullptr, nullptr);
   }
 }
 
 void CudaBackend::Norm(const NormArgs& args) {
-  if (Enqueues() && args.feeds_product) {
-    RunPending();
-    pending_.norm = args;
+  if (Enqueues() && held_ && CanFollow(*held_, args)) {
+    RunProduct(*std::exchange(held_, std::nullopt), &args, nullptr);
   } else {
     Run("Norm", CudaNorm, args);
   }
 }
 
 void CudaBackend::MlpActivation(const MlpActivationArgs& args) {
-  if (Enqueues() && args.feeds_product) {
-    RunPending();
-    pending_.mlp = args;
+  if (Enqueues() && held_ && CanFollow(*held_, args)) {
+    RunProduct(*std::exchange(held_, std::nullopt), nullptr, &args);
   } else {
     Run("MlpActivation", CudaMlpActivation, args);
   }
@@ -220,16 +229,12 @@ void CudaBackend::MlpActivation(const MlpActivationArgs& args) {
 
 void CudaBackend::MatMul(const MatMulArgs& args) {
   if (Enqueues()) {
-    ProductInput input;
-    if (pending_.y() == args.x.data && CanCompute(pending_, args, RowsOf(args, step_))) {
-      input = std::exchange(pending_, {});
+    RunHeld();
+    if (matmul_->RunsBeside(args, step_)) {
+      held_ = args;
+    } else {
+      RunProduct(args, nullptr, nullptr);
     }
-    RunPending();
-    if (!matmul_->Run(args, input, step_)) {
-      Fail("cuBLASLt has no product of [" + std::to_string(args.w.rows) + ", " +
-           std::to_string(args.w.cols) + "], or there is no memory for it");
-    }
-    Check(cudaGetLastError(), "MatMul");
   }
 }
 
@@ -243,7 +248,7 @@ void CudaBackend::Advance(const AdvanceArgs& args) {
 
 void CudaBackend::Sample(const SampleArgs& args) {
   if (Enqueues()) {
-    RunPending();
+    RunHeld();
     CudaSample(args, buffers_.sampling(), step_);
     Check(cudaGetLastError(), "Sample");
   }
@@ -255,11 +260,17 @@ void CudaBackend::EndCapture() {
   if (Check(cudaStreamEndCapture(stream_, &graph), "capturing a step") && error_.empty() &&
       Check(cudaGraphInstantiate(&instance, graph, 0), "instantiating a step's graph")) {
     graphs_[key_] = instance;
+    size_t nodes = 0;
+    Check(cudaGraphGetNodes(graph, nullptr, &nodes), "counting a step's launches");
+    launches_ = static_cast<int>(nodes);
   }
   cudaGraphDestroy(graph);
 }
 
 Ticket CudaBackend::Launch() {
+  if (Enqueues()) {
+    RunHeld();
+  }
   if (mode_ == Mode::kCapture) {
     EndCapture();
   }

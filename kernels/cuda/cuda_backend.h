@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -40,6 +41,8 @@ class CudaBackend final : public Backend {
   std::string Refusal(const WindowAttentionArgs& attention) const override;
 
   std::string error() const override { return error_; }
+
+  int launches() const override { return launches_; }
 
   size_t FreeBytes() const override;
   void* Allocate(size_t bytes) override;
@@ -112,21 +115,23 @@ class CudaBackend final : public Backend {
   void ForgetGraphs();
   void EndCapture();
 
-  // Runs what was put off for a product that did not come.
-  void RunPending();
+  void RunProduct(const MatMulArgs& args, const NormArgs* norm, const MlpActivationArgs* mlp);
+  // A product is put off until it is known what follows it; this runs it alone.
+  void RunHeld();
 
   bool Enqueues() const { return mode_ != Mode::kReplay && error_.empty(); }
 
   template <class Args>
   void Run(const char* what, void (*operation)(const Args&, const CudaStep&), const Args& args) {
     if (Enqueues()) {
-      RunPending();
+      RunHeld();
       operation(args, step_);
       Check(cudaGetLastError(), what);
     }
   }
 
   DType activations_ = DType::kBF16;
+  bool batch_invariant_ = false;
   std::string error_;
   std::string device_;
   cudaStream_t stream_ = nullptr;
@@ -141,10 +146,12 @@ class CudaBackend final : public Backend {
   Ticket launched_ = 0;
   bool decodes_ = false;  // one token a row
   bool samples_ = false;
+  int launches_ = 0;
   StepOutput output_;
 
   Mode mode_ = Mode::kEager;
-  ProductInput pending_;  // an operation that is left to the product after it
+  std::optional<MatMulArgs> held_;
+  std::optional<NormArgs> normed_;  // whose factors its output lacks
   GraphKey key_;
   std::map<GraphKey, cudaGraphExec_t> graphs_;  // nullptr: that step has run once, as warm-up
 };

@@ -28,6 +28,11 @@ int64_t RoundedRows(int64_t rows) {
   return power >= 32 && rows <= power / 4 * 3 ? power / 4 * 3 : power;
 }
 
+Matrix RowsFrom(const Matrix& matrix, int64_t first) {
+  const size_t offset = static_cast<size_t>(first * matrix.stride) * ByteSize(matrix.dtype);
+  return {static_cast<std::byte*>(matrix.data) + offset, matrix.dtype, matrix.stride};
+}
+
 __global__ void ConvertKernel(Weight from, DType dtype, void* to) {
   AwaitInputs();
   const int64_t count = from.rows * from.cols;
@@ -92,15 +97,17 @@ bool FindAlgorithm(cublasLtHandle_t handle, const MatMulArgs& args, const void* 
 
 }  // namespace
 
-std::unique_ptr<CudaMatMul> CudaMatMul::Create(std::string* error) {
+std::unique_ptr<CudaMatMul> CudaMatMul::Create(bool batch_invariant, std::string* error) {
   std::unique_ptr<CudaMatMul> matmul(new CudaMatMul);
+  matmul->batch_invariant_ = batch_invariant;
   const cublasStatus_t status = cublasLtCreate(&matmul->handle_);
   if (status != CUBLAS_STATUS_SUCCESS) {
     *error = std::string("cuBLASLt does not start: ") + cublasLtGetStatusString(status);
     return nullptr;
   }
-  if (cudaMalloc(&matmul->workspace_, kWorkspaceBytes) != cudaSuccess) {
-    *error = "there is no device memory for cuBLASLt's workspace";
+  if (cudaMalloc(&matmul->workspace_, kWorkspaceBytes) != cudaSuccess ||
+      cudaMalloc(&matmul->squares_, sizeof(float) * kMaxFewRows * kMaxSquareParts) != cudaSuccess) {
+    *error = "there is no device memory for the workspace of products";
     return nullptr;
   }
   return matmul;
@@ -111,6 +118,7 @@ CudaMatMul::~CudaMatMul() {
     cudaFree(copy);
   }
   cudaFree(workspace_);
+  cudaFree(squares_);
   if (handle_ != nullptr) {
     cublasLtDestroy(handle_);
   }
@@ -141,7 +149,11 @@ const void* CudaMatMul::Converted(const Weight& w, DType dtype, cudaStream_t str
   return copy;
 }
 
-bool CudaMatMul::Run(const MatMulArgs& args, const ProductInput& input, const CudaStep& step) {
+bool CudaMatMul::RunsBeside(const MatMulArgs& args, const CudaStep& step) const {
+  return !batch_invariant_ && ServesFewRows(args, RowsOf(args, step));
+}
+
+bool CudaMatMul::Run(const MatMulArgs& args, const Beside& beside, const CudaStep& step) {
   const int rows = RowsOf(args, step);
   if (rows == 0) {
     return true;
@@ -153,11 +165,20 @@ bool CudaMatMul::Run(const MatMulArgs& args, const ProductInput& input, const Cu
   MatMulArgs product = args;
   product.w.data = weight;
   product.w.dtype = args.x.dtype;
-  if (ServesFewRows(product, rows)) {
-    CudaMatMulFewRows(product, input, {rows, step.stream});
+  if (ServesFewRows(product, batch_invariant_ ? 1 : rows)) {
+    for (int first = 0; first < rows; first += kMaxFewRows) {
+      product.x = RowsFrom(args.x, first);
+      product.y = RowsFrom(args.y, first);
+      CudaMatMulFewRows(product, beside,
+                        {std::min(rows - first, kMaxFewRows), step.stream, squares_});
+    }
     return true;
   }
-  return Multiply(product, weight, rows, step.stream);
+  if (batch_invariant_) {
+    CudaMatMulAny(product, rows, step.stream);
+    return true;
+  }
+  return beside.normed == nullptr && Multiply(product, weight, rows, step.stream);
 }
 
 bool CudaMatMul::Multiply(const MatMulArgs& args, const void* weight, int rows,

@@ -1,5 +1,6 @@
-// Matrix products: cuBLASLt, and a kernel of our own for a few rows of bf16. Owned by the CUDA
-// backend; engine thread.
+// Matrix products: cuBLASLt, and kernels of our own for a few rows of bf16, and for what that does
+// not serve where a row's result may not depend on the others. Owned by the CUDA backend; engine
+// thread.
 #ifndef EVENFLOW_KERNELS_CUDA_MATMUL_H_
 #define EVENFLOW_KERNELS_CUDA_MATMUL_H_
 
@@ -7,7 +8,6 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include <cublasLt.h>
@@ -16,13 +16,12 @@
 
 namespace evenflow {
 
-// What a product's x is computed from, where it was not written. At most one is set.
-struct ProductInput {
-  std::optional<NormArgs> norm;
-  std::optional<MlpActivationArgs> mlp;
-
-  // Where x would have been.
-  const void* y() const { return norm ? norm->y.data : mlp ? mlp->y.data : nullptr; }
+// What the kernel for a few rows does beside a product, in place of launches of their own.
+struct Beside {
+  const NormArgs* normed = nullptr;  // whose factors x lacks: it followed the product before
+  // What follows: at most one.
+  const NormArgs* norm = nullptr;          // of y; leaves its factors to the product that reads it
+  const MlpActivationArgs* mlp = nullptr;  // of y, which stays unwritten
 };
 
 inline int RowsOf(const MatMulArgs& args, const CudaStep& step) {
@@ -32,13 +31,16 @@ inline int RowsOf(const MatMulArgs& args, const CudaStep& step) {
 class CudaMatMul {
  public:
   // nullptr, and why in *error, when cuBLASLt does not start.
-  static std::unique_ptr<CudaMatMul> Create(std::string* error);
+  static std::unique_ptr<CudaMatMul> Create(bool batch_invariant, std::string* error);
   ~CudaMatMul();
 
   // Enqueues args on the step's stream. Returns false if cuBLASLt refuses. Sums are fp32; operands
-  // are of x's type: a weight of another one is converted at its first use and kept so. With an
-  // `input`, x is computed on the way. REQUIRES then: CanCompute.
-  bool Run(const MatMulArgs& args, const ProductInput& input, const CudaStep& step);
+  // are of x's type: a weight of another one is converted at its first use and kept so. REQUIRES
+  // where something is beside it: RunsBeside, and that it CanFollow.
+  bool Run(const MatMulArgs& args, const Beside& beside, const CudaStep& step);
+
+  // Whether something can be beside it.
+  bool RunsBeside(const MatMulArgs& args, const CudaStep& step) const;
 
   // That weight is about to be freed.
   void Forget(const void* weight);
@@ -53,23 +55,34 @@ class CudaMatMul {
 
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
+  float* squares_ = nullptr;  // [kMaxFewRows, kMaxSquareParts], of the newest norm beside a product
+  bool batch_invariant_ = false;  // nothing by cuBLASLt
   std::map<Problem, cublasLtMatmulAlgo_t> algorithms_;
   std::map<const void*, void*> converted_;  // of each weight
 };
 
 // Whether the kernel for a few rows serves this product, its weights being bf16: all must come in
-// whole 16-byte pieces. And whether it can compute such an input as it goes.
+// whole 16-byte pieces. And whether it can do what follows it, too.
 inline constexpr int kMaxFewRows = 16;
+inline constexpr int kMaxSquareParts = 1024;
 bool ServesFewRows(const MatMulArgs& args, int rows);
-bool CanCompute(const ProductInput& input, const MatMulArgs& args, int rows);
+bool CanFollow(const MatMulArgs& args, const NormArgs& norm);
+bool CanFollow(const MatMulArgs& args, const MlpActivationArgs& mlp);
+
+// Into how many sums a row's squares are cut.
+int SquareParts(int64_t dim);
 
 struct FewRows {
   int rows = 0;
   cudaStream_t stream = nullptr;
+  float* squares = nullptr;  // [rows, SquareParts], of the norm beside it
 };
 
 // The product of at most kMaxFewRows rows: every weight is read once, at the memory's speed.
-void CudaMatMulFewRows(const MatMulArgs& args, const ProductInput& input, const FewRows& call);
+void CudaMatMulFewRows(const MatMulArgs& args, const Beside& beside, const FewRows& few);
+
+// Any product, slowly; a row's result does not depend on the others.
+void CudaMatMulAny(const MatMulArgs& args, int rows, cudaStream_t stream);
 
 }  // namespace evenflow
 

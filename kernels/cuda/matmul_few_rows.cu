@@ -1,9 +1,13 @@
-// y = x W^T for a few rows of bf16, bound by reading W. A block takes 16 rows of W, its warps a
-// part of the columns each. A lane reads 16 bytes at a time, of W as of x, and the tensor cores get
-// them as they are: that the columns of a product are then in another order changes no sum, as it
-// is the same for both. Up to kUnroll pieces of W are on their way before the step's inputs are
-// there. The order of a sum depends on the number of columns alone, so a row's result not on the
-// others.
+// y = x W^T for a few rows of bf16, bound by reading W, and what comes before and after it in place
+// of launches of their own. A block takes 16 rows of W, its warps a part of the columns each. A
+// lane reads 16 bytes at a time, of W as of x, and the tensor cores get them as they are: that the
+// columns of a product are then in another order changes no sum, as it is the same for both. Up to
+// kUnroll pieces of W are on their way before the step's inputs are there. The order of a sum
+// depends on the number of columns alone, so a row's result not on the others.
+//
+// RMSNorm is one factor a row, which comes out of the product: (f x) W^T = f (x W^T). So the
+// product that ends the residual stream's sum writes x times the norm's weight and each block's
+// squares, and the product that reads it applies the factor.
 #include <algorithm>
 
 #include "kernels/cuda/launch.cuh"
@@ -21,10 +25,7 @@ constexpr int kTileRows = 8;  // rows of x of an mma
 constexpr int kPiece = 8;     // values of 16 bytes
 constexpr int kStretch = 32;  // columns that a warp takes at once: 4 lanes a row, a piece each
 constexpr int kUnroll = 8;
-constexpr int64_t kMaxStageBytes = 40 * 1024;  // what a block has without asking for more
-// Every block computes all of x anew. One H100, a step of RetNet-1.3B: 1 row 1.46 instead of 1.70
-// ms, 8 rows 2.37 instead of 2.14 ms.
-constexpr int kMaxComputedRows = 2;
+static_assert(kMaxFewRows * kOutputs <= kThreads);  // a thread has at most one output
 
 // Weights are read once: they need not stay in the first cache.
 __device__ inline uint4 LoadWeights(const __nv_bfloat16* data) {
@@ -45,96 +46,46 @@ __device__ inline void Multiply(uint32_t a0, uint32_t a1, uint32_t a2, uint32_t 
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// Two floats as bf16, the first one in the lower half.
-__device__ inline uint32_t Pack(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
-__device__ inline void Unpack(const uint4& piece, float (&values)[kPiece]) {
-  const uint32_t words[4] = {piece.x, piece.y, piece.z, piece.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    values[2 * i] = __uint_as_float(words[i] << 16);
-    values[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
-  }
-}
-
 __device__ inline uint4 LoadPiece(const Matrix& matrix, int64_t row, int64_t column) {
   return *reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(matrix.data) +
                                          row * matrix.stride + column);
 }
 
-__device__ inline void LoadFloats(const float* from, float (&values)[kPiece]) {
-  const float4 low = reinterpret_cast<const float4*>(from)[0];
-  const float4 high = reinterpret_cast<const float4*>(from)[1];
-  const float all[kPiece] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-  for (int i = 0; i < kPiece; ++i) {
-    values[i] = all[i];
-  }
-}
-
-// Where a piece of x comes from. What takes computing is put into shared memory first, where all
-// lanes of a warp share the work. Load adds a piece's squares to *squares where rows are
-// normalised.
-struct FromMatrix {
-  static constexpr bool kStaged = false, kNormed = false;
-  Matrix x;
-
-  __device__ uint4 Load(int64_t row, int64_t column) const { return LoadPiece(x, row, column); }
-};
-
-// RMSNorm of x. The factor of a row comes out of the sum: (f x) W^T = f (x W^T).
-struct FromNorm {
-  static constexpr bool kStaged = true, kNormed = true;
-  Matrix x;
-  const float* weight;
-  int dim;
-
-  __device__ int64_t Columns() const { return dim; }
-
-  __device__ uint4 Load(int64_t row, int64_t column, float* squares) const {
-    float values[kPiece], weights[kPiece];
-    LoadFloats(static_cast<const float*>(x.data) + row * x.stride + column, values);
-    LoadFloats(weight + column, weights);
-#pragma unroll
-    for (int i = 0; i < kPiece; ++i) {
-      *squares += values[i] * values[i];
-      values[i] *= weights[i];
-    }
-    return make_uint4(Pack(values[0], values[1]), Pack(values[2], values[3]),
-                      Pack(values[4], values[5]), Pack(values[6], values[7]));
-  }
-};
-
-// act(gate) * up.
-struct FromActivation {
-  static constexpr bool kStaged = true, kNormed = false;
-  Matrix gate_up;
-  int size;
+// What the kernel does, the pointers being the device's.
+struct Call {
+  MatMulArgs args;
+  int rows;
+  // Of x, where it lacks the factor of its norm: squares [row, square_parts].
+  const float* squares;
+  int square_parts;
+  float eps;
+  // Rows of W beside each other in a block: first, first + 1, ..., 8 of them, and as many from
+  // `second` on.
+  int first_step;
+  int64_t second;
+  // At most one: y is gate and up, and `out` act(gate) * up; or `out` is y times `weight`, and y's
+  // squares go to out_squares [row, block].
+  bool activates, norms;
   Activation activation;
-
-  __device__ int64_t Columns() const { return size; }
-
-  __device__ uint4 Load(int64_t row, int64_t column, float*) const {
-    float values[kPiece], up[kPiece];
-    Unpack(LoadPiece(gate_up, row, column), values);
-    Unpack(LoadPiece(gate_up, row, size + column), up);
-#pragma unroll
-    for (int i = 0; i < kPiece; ++i) {
-      values[i] = Activate(activation, values[i]) * up[i];
-    }
-    return make_uint4(Pack(values[0], values[1]), Pack(values[2], values[3]),
-                      Pack(values[4], values[5]), Pack(values[6], values[7]));
-  }
+  Matrix out;
+  const float* weight;
+  float* out_squares;
 };
 
 // What a block's warps hand to each other.
 template <int kTiles>
 struct Partial {
   float sums[kWarps][kTiles * kTileRows][kOutputs + 1];
-  float squares[kWarps][kTiles * kTileRows];
+  float factors[kTiles * kTileRows];
+
+  __device__ float Sum(int r, int output) const {
+    float sum = 0;
+#pragma unroll
+    for (int warp = 0; warp < kWarps; ++warp) {
+      sum += sums[warp][r][output];
+    }
+    return sum * factors[r];
+  }
 };
 
 // Columns of a warp.
@@ -142,87 +93,116 @@ __host__ __device__ inline int64_t ShareOf(int64_t inputs) {
   return (inputs + kWarps * kStretch - 1) / (kWarps * kStretch) * kStretch;
 }
 
-// Columns of the stage between two rows: not a multiple of 32 banks.
-__host__ __device__ inline int64_t StageStride(int64_t share) {
-  return share + kPiece;
-}
-
-// Columns [begin, end) of all rows, by a warp: into stage [row, StageStride], and the sums of their
-// squares.
-template <class Source>
-__device__ void Stage(const Source& source, int rows, int64_t begin, int64_t end,
-                      __nv_bfloat16* stage, float* squares) {
+// By all warps: what each row is multiplied by.
+__device__ void FindFactors(const Call& call, float* factors) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-  const int64_t stride = StageStride(ShareOf(source.Columns()));
-  for (int r = 0; r < rows; ++r) {
+  for (int r = static_cast<int>(threadIdx.x / 32); r < call.rows; r += kWarps) {
     float sum = 0;
-    for (int64_t at = begin + lane * kPiece; at < end; at += 32 * kPiece) {
-      *reinterpret_cast<uint4*>(stage + r * stride + at - begin) = source.Load(r, at, &sum);
+    for (int i = lane; call.squares != nullptr && i < call.square_parts; i += 32) {
+      sum += call.squares[r * call.square_parts + i];
     }
-    if (Source::kNormed) {
-      sum = WarpSum(sum);
-      squares[r] = sum;
+    sum = WarpSum(sum);
+    if (lane == 0) {
+      factors[r] = call.squares == nullptr
+                       ? 1.0f
+                       : InverseRms(sum, static_cast<int>(call.args.w.cols), call.eps);
     }
   }
-  __syncwarp();
 }
 
-template <int kTiles, class Source>
-__device__ void Finish(const MatMulArgs& args, int rows, float eps,
-                       const Partial<kTiles>& partial) {
-  const int64_t first = int64_t{blockIdx.x} * kOutputs;
-  for (int i = static_cast<int>(threadIdx.x); i < rows * kOutputs; i += kThreads) {
-    const int r = i / kOutputs;
-    const int64_t output = first + i % kOutputs;
-    if (output < args.w.rows) {
-      float sum = 0, squares = 0;
+// One output of a thread, and what is known of it before its sum.
+struct Output {
+  int row, in_block;
+  int64_t column;  // of y
+  bool real;
+  float added = 0;  // bias, and what was there
+  float weight = 0;
+
+  __device__ explicit Output(const Call& call)
+      : row(static_cast<int>(threadIdx.x) / kOutputs),
+        in_block(static_cast<int>(threadIdx.x) % kOutputs),
+        column(int64_t{blockIdx.x} * call.first_step + in_block % 8 +
+               (in_block < 8 ? 0 : call.second)),
+        real(row < call.rows && column < call.args.w.rows) {
+    if (real && call.args.bias != nullptr) {
+      added = call.args.bias[column];
+    }
+    if (real && call.norms) {
+      weight = call.weight[column];
+    }
+  }
+
+  __device__ void LoadOld(const MatMulArgs& args) {
+    if (real && args.add) {
+      added += Load(args.y, row, column);
+    }
+  }
+};
+
+template <int kTiles>
+__device__ void Finish(const Call& call, const Output& output, const Partial<kTiles>& partial) {
+  const MatMulArgs& args = call.args;
+  const float sum = output.real ? partial.Sum(output.row, output.in_block) + output.added : 0.0f;
+  if (call.activates) {  // the lane 8 further has up
+    const float up = __shfl_down_sync(0xffffffffu, sum, 8);
+    if (output.real && output.in_block < 8) {
+      Store(call.out, output.row, output.column, Activate(call.activation, sum) * up);
+    }
+    return;
+  }
+  if (output.real) {
+    Store(args.y, output.row, output.column, sum);
+  }
+  if (call.norms) {
+    float squares = sum * sum;
 #pragma unroll
-      for (int warp = 0; warp < kWarps; ++warp) {
-        sum += partial.sums[warp][r][i % kOutputs];
-        squares += Source::kNormed ? partial.squares[warp][r] : 0.0f;
-      }
-      sum *= Source::kNormed ? InverseRms(squares, static_cast<int>(args.w.cols), eps) : 1.0f;
-      sum += args.bias == nullptr ? 0.0f : args.bias[output];
-      sum += args.add ? Load(args.y, r, output) : 0.0f;
-      Store(args.y, r, output, sum);
+    for (int offset = kOutputs / 2; offset > 0; offset /= 2) {
+      squares += __shfl_xor_sync(0xffffffffu, squares, offset);
+    }
+    if (output.real) {
+      Store(call.out, output.row, output.column, sum * output.weight);
+    }
+    if (output.in_block == 0 && output.row < call.rows) {
+      call.out_squares[output.row * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x)] =
+          squares;
     }
   }
 }
 
-template <int kTiles, class Source>
-__global__ void __launch_bounds__(kThreads)
-    FewRowsKernel(MatMulArgs args, Source source, float eps, int rows) {
+template <int kTiles>
+__global__ void __launch_bounds__(kThreads) FewRowsKernel(Call call) {
   __shared__ Partial<kTiles> partial;
-  extern __shared__ __align__(16) __nv_bfloat16 stages[];
+  const MatMulArgs& args = call.args;
   const int warp = static_cast<int>(threadIdx.x / 32);
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int row = lane / 4;  // of W, and of x
   const int64_t inputs = args.w.cols;
-  const int64_t first = int64_t{blockIdx.x} * kOutputs;
-  const auto* const w = static_cast<const __nv_bfloat16*>(args.w.data) + (first + row) * inputs;
+  const int64_t first = int64_t{blockIdx.x} * call.first_step + row;
+  const bool has_upper = first < args.w.rows, has_lower = first + call.second < args.w.rows;
+  const auto* const w = static_cast<const __nv_bfloat16*>(args.w.data) + first * inputs;
+  const auto* const w_lower = w + call.second * inputs;
   const uint4 zero = make_uint4(0, 0, 0, 0);
   const int64_t share = ShareOf(inputs);
   const int64_t begin = warp * share;
   const int64_t end = min(begin + share, inputs);
   const int64_t column = lane % 4 * kPiece;
 
-  uint4 upper[kUnroll], lower[kUnroll];  // of W's rows `row` and `row` + 8
+  uint4 upper[kUnroll], lower[kUnroll];
   const auto load = [&](int64_t from) {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int64_t at = from + u * kStretch + column;
       const bool inside = at < end;
-      upper[u] = inside && first + row < args.w.rows ? LoadWeights(w + at) : zero;
-      lower[u] = inside && first + row + 8 < args.w.rows ? LoadWeights(w + 8 * inputs + at) : zero;
+      upper[u] = inside && has_upper ? LoadWeights(w + at) : zero;
+      lower[u] = inside && has_lower ? LoadWeights(w_lower + at) : zero;
     }
   };
   load(begin);
+  Output output(call);
   AwaitInputs();
 
-  __nv_bfloat16* const stage = stages + warp * rows * StageStride(share);
-  if constexpr (Source::kStaged) {
-    Stage(source, rows, begin, end, stage, partial.squares[warp]);
-  }
+  output.LoadOld(args);
+  FindFactors(call, partial.factors);
   float sums[kTiles][4] = {};
   for (int64_t from = begin; from < end; from += kUnroll * kStretch) {
 #pragma unroll
@@ -231,14 +211,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
         const int r = tile * kTileRows + row;
-        uint4 values = zero;
-        if (at < end && r < rows) {
-          if constexpr (Source::kStaged) {
-            values = *reinterpret_cast<const uint4*>(stage + r * StageStride(share) + at - begin);
-          } else {
-            values = source.Load(r, at);
-          }
-        }
+        const uint4 values = at < end && r < call.rows ? LoadPiece(args.x, r, at) : zero;
         Multiply(upper[u].x, lower[u].x, upper[u].y, lower[u].y, values.x, values.y, sums[tile]);
         Multiply(upper[u].z, lower[u].z, upper[u].w, lower[u].w, values.z, values.w, sums[tile]);
       }
@@ -256,16 +229,7 @@ __global__ void __launch_bounds__(kThreads)
     partial.sums[warp][r + 1][row + 8] = sums[tile][3];
   }
   __syncthreads();
-  Finish<kTiles, Source>(args, rows, eps, partial);
-}
-
-template <int kTiles, class Source>
-void Enqueue(const MatMulArgs& args, const Source& source, float eps, const FewRows& call) {
-  const int64_t stage = kWarps * call.rows * StageStride(ShareOf(args.w.cols));
-  const LaunchShape shape = {
-      dim3(CeilDiv(args.w.rows, kOutputs)), kThreads,
-      Source::kStaged ? static_cast<size_t>(stage) * sizeof(__nv_bfloat16) : 0};
-  Launch(FewRowsKernel<kTiles, Source>, shape, call.stream, args, source, eps, call.rows);
+  Finish(call, output, partial);
 }
 
 bool IsWhole(const void* data, int64_t stride) {
@@ -279,34 +243,49 @@ bool ServesFewRows(const MatMulArgs& args, int rows) {
          IsWhole(args.x.data, args.x.stride) && IsWhole(args.w.data, args.w.cols);
 }
 
-bool CanCompute(const ProductInput& input, const MatMulArgs& args, int rows) {
-  const int64_t stage = kWarps * rows * StageStride(ShareOf(args.w.cols)) * 2;
-  if (!ServesFewRows(args, rows) || rows > kMaxComputedRows || stage > kMaxStageBytes) {
-    return false;
-  }
-  if (input.norm) {
-    const NormArgs& norm = *input.norm;
-    return norm.kind == NormKind::kRms && norm.weight != nullptr && norm.bias == nullptr &&
-           norm.x.dtype == DType::kF32 && IsWhole(norm.x.data, norm.x.stride) &&
-           IsWhole(norm.weight, norm.dim);
-  }
-  const Matrix& gate_up = input.mlp->gate_up;
-  return gate_up.dtype == DType::kBF16 && input.mlp->size % kPiece == 0 &&
-         IsWhole(gate_up.data, gate_up.stride);
+bool CanFollow(const MatMulArgs& args, const MlpActivationArgs& mlp) {
+  return mlp.feeds_product && mlp.has_up && !args.add && args.y.data == mlp.gate_up.data &&
+         args.w.rows == 2 * mlp.size && mlp.size % kTileRows == 0;
 }
 
-void CudaMatMulFewRows(const MatMulArgs& args, const ProductInput& input, const FewRows& call) {
-  if (input.norm) {
-    const NormArgs& norm = *input.norm;
-    Enqueue<1>(args, FromNorm{norm.x, norm.weight, norm.dim}, norm.eps, call);
-  } else if (input.mlp) {
-    const MlpActivationArgs& mlp = *input.mlp;
-    Enqueue<1>(args, FromActivation{mlp.gate_up, mlp.size, mlp.activation}, 0, call);
-  } else if (call.rows <= kTileRows) {
-    Enqueue<1>(args, FromMatrix{args.x}, 0, call);
-  } else {
-    Enqueue<2>(args, FromMatrix{args.x}, 0, call);
+bool CanFollow(const MatMulArgs& args, const NormArgs& norm) {
+  return norm.feeds_product && norm.tokens == args.tokens && args.add &&
+         args.y.data == norm.x.data && args.w.rows == norm.dim && norm.kind == NormKind::kRms &&
+         norm.weight != nullptr && norm.bias == nullptr && norm.y.dtype == DType::kBF16 &&
+         norm.dim % kPiece == 0 && SquareParts(norm.dim) <= kMaxSquareParts;
+}
+
+int SquareParts(int64_t dim) {
+  return static_cast<int>(CeilDiv(dim, kOutputs));
+}
+
+void CudaMatMulFewRows(const MatMulArgs& args, const Beside& beside, const FewRows& few) {
+  Call call = {};
+  call.args = args;
+  call.rows = few.rows;
+  call.first_step = kOutputs;
+  call.second = kTileRows;
+  if (beside.normed != nullptr) {
+    call.squares = few.squares;
+    call.square_parts = SquareParts(args.w.cols);
+    call.eps = beside.normed->eps;
   }
+  int64_t outputs = args.w.rows;
+  if (beside.mlp != nullptr) {
+    call.activates = true;
+    call.activation = beside.mlp->activation;
+    call.out = beside.mlp->y;
+    call.first_step = kTileRows;
+    call.second = outputs = beside.mlp->size;
+  } else if (beside.norm != nullptr) {
+    call.norms = true;
+    call.out = beside.norm->y;
+    call.weight = beside.norm->weight;
+    call.out_squares = few.squares;
+  }
+  const LaunchShape shape = {dim3(CeilDiv(outputs, call.first_step)), kThreads};
+  const auto kernel = few.rows <= kTileRows ? FewRowsKernel<1> : FewRowsKernel<2>;
+  Launch(kernel, shape, few.stream, call);
 }
 
 }  // namespace evenflow

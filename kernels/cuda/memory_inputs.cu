@@ -14,6 +14,7 @@ namespace evenflow {
 namespace {
 
 constexpr int kMaxWarps = 8;                // of a block
+constexpr int kKeptPairs = 4;               // whose rotation a lane keeps in registers
 constexpr size_t kSharedBytes = 48 * 1024;  // of a block
 
 // A head of queries or keys and what becomes of it.
@@ -23,6 +24,48 @@ struct Head {
   HeadNorm norm;
   float scale;
   float* out;  // [key_dim]
+};
+
+// Rotations of a token's heads; a lane has pairs lane, lane + 32, ...
+class Rotation {
+ public:
+  // Reads nothing that a kernel writes. `frequencies` nullptr: none.
+  __device__ Rotation(const int64_t* positions, const double* frequencies, int64_t token, int pairs)
+      : frequencies_(frequencies), position_(frequencies == nullptr ? 0 : positions[token]) {
+#pragma unroll
+    for (int j = 0; j < kKeptPairs; ++j) {
+      const int i = static_cast<int>(threadIdx.x % 32) + 32 * j;
+      if (frequencies != nullptr && i < pairs) {
+        sincosf(RotaryAngle(position_, frequencies[i]), &sin_[j], &cos_[j]);
+      }
+    }
+  }
+
+  __device__ bool none() const {
+    return frequencies_ == nullptr;
+  }
+
+  // turn(i, cos, sin) for the lane's pairs.
+  template <class Turn>
+  __device__ void ForPairs(int pairs, const Turn& turn) const {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+#pragma unroll
+    for (int j = 0; j < kKeptPairs; ++j) {
+      if (lane + 32 * j < pairs) {
+        turn(lane + 32 * j, cos_[j], sin_[j]);
+      }
+    }
+    for (int i = lane + 32 * kKeptPairs; i < pairs; i += 32) {
+      float sin, cos;
+      sincosf(RotaryAngle(position_, frequencies_[i]), &sin, &cos);
+      turn(i, cos, sin);
+    }
+  }
+
+ private:
+  const double* const frequencies_;
+  const int64_t position_;
+  float sin_[kKeptPairs] = {}, cos_[kKeptPairs] = {};
 };
 
 // W x + b at output i, W [dim, dim].
@@ -96,8 +139,7 @@ __device__ void MapHead(const FeatureMapArgs& args, int dim, int lane, const flo
 // x and y are the warp's: [raw_key_dim] and [key_dim].
 template <class T>
 __device__ void PrepareHead(const MemoryInputsArgs& args, const FeatureMapArgs& map,
-                            const Head& head, const int64_t* positions, const double* frequencies,
-                            float* x, float* y) {
+                            const Head& head, const Rotation& rotation, float* x, float* y) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int dim = args.shape.key_dim;
 #pragma unroll 8
@@ -115,20 +157,18 @@ __device__ void PrepareHead(const MemoryInputsArgs& args, const FeatureMapArgs& 
     sum = WarpSum(sum);
   }
   const float factor = HeadNormFactor(head.norm, sum) * head.scale;
-  if (frequencies == nullptr) {
+  if (rotation.none()) {
     for (int i = lane; i < dim; i += 32) {
       head.out[i] = y[i] * factor;
     }
     return;
   }
   const int half = dim / 2;
-  for (int i = lane; i < half; i += 32) {
-    float sin, cos;
-    sincosf(RotaryAngle(positions[head.token], frequencies[i]), &sin, &cos);
+  rotation.ForPairs(half, [&](int i, float cos, float sin) {
     const RotaryPair turned = Rotate({y[i] * factor, y[i + half] * factor}, cos, sin);
     head.out[i] = turned.low;
     head.out[i + half] = turned.high;
-  }
+  });
 }
 
 template <class T>
@@ -180,7 +220,6 @@ template <class T>
 __global__ void MemoryInputsKernel(MemoryInputsArgs args, int tokens, const int64_t* positions,
                                    const double* frequencies) {
   extern __shared__ float shared[];
-  AwaitInputs();
   const MemoryShape& shape = args.shape;
   const int keys = args.k_column >= 0 ? shape.key_heads : 0;
   const int items = shape.query_heads + keys + shape.value_heads + shape.heads;
@@ -188,6 +227,9 @@ __global__ void MemoryInputsKernel(MemoryInputsArgs args, int tokens, const int6
   const int64_t index = int64_t{blockIdx.x} * (blockDim.x / 32) + warp;
   const int64_t token = index / items;
   int item = static_cast<int>(index % items);
+  const bool rotates = token < tokens && item < shape.query_heads + keys;
+  const Rotation rotation(positions, rotates ? frequencies : nullptr, token, shape.key_dim / 2);
+  AwaitInputs();
   if (token >= tokens) {
     return;
   }
@@ -196,13 +238,13 @@ __global__ void MemoryInputsKernel(MemoryInputsArgs args, int tokens, const int6
   if (item < shape.query_heads) {
     const Head head = {token, args.q_column + item * args.raw_key_dim, args.q_norm, args.q_scale,
                        args.q + (token * shape.query_heads + item) * shape.key_dim};
-    return PrepareHead<T>(args, args.q_map, head, positions, frequencies, x, y);
+    return PrepareHead<T>(args, args.q_map, head, rotation, x, y);
   }
   item -= shape.query_heads;
   if (item < keys) {
     const Head head = {token, args.k_column + item * args.raw_key_dim, args.k_norm, 1.0f,
                        args.k + (token * shape.key_heads + item) * shape.key_dim};
-    return PrepareHead<T>(args, args.k_map, head, positions, frequencies, x, y);
+    return PrepareHead<T>(args, args.k_map, head, rotation, x, y);
   }
   item -= keys;
   if (item < shape.value_heads) {

@@ -10,11 +10,16 @@ constexpr int kKept = 16;  // channels that a thread keeps in registers
 // A block a row. Rows longer than what is kept are read again from the cache.
 template <class T>
 __global__ void __launch_bounds__(kThreads) NormKernel(NormArgs args, const int32_t* logit_tokens) {
-  AwaitInputs();
   const int64_t row = blockIdx.x;
-  const int64_t token = logit_tokens == nullptr ? row : logit_tokens[row];
   const auto thread = static_cast<int>(threadIdx.x);
-  float kept[kKept];
+  float kept[kKept], weights[kKept];
+#pragma unroll
+  for (int j = 0; j < kKept; ++j) {
+    const int i = thread + j * kThreads;
+    weights[j] = args.weight != nullptr && i < args.dim ? args.weight[i] : 1.0f;
+  }
+  AwaitInputs();
+  const int64_t token = logit_tokens == nullptr ? row : logit_tokens[row];
 #pragma unroll
   for (int j = 0; j < kKept; ++j) {
     const int i = thread + j * kThreads;
@@ -24,28 +29,27 @@ __global__ void __launch_bounds__(kThreads) NormKernel(NormArgs args, const int3
 #pragma unroll
     for (int j = 0; j < kKept; ++j) {
       if (thread + j * kThreads < args.dim) {
-        visit(thread + j * kThreads, kept[j]);
+        visit(thread + j * kThreads, kept[j], weights[j]);
       }
     }
     for (int i = thread + kKept * kThreads; i < args.dim; i += kThreads) {
-      visit(i, LoadAs<T>(args.x, token, i));
+      visit(i, LoadAs<T>(args.x, token, i), args.weight == nullptr ? 1.0f : args.weight[i]);
     }
   };
   const bool maps = args.kind == NormKind::kDyT || args.kind == NormKind::kDerf;
   float mean = 0;
   if (args.kind == NormKind::kLayer) {
-    for_channels([&](int, float x) { mean += x; });
+    for_channels([&](int, float x, float) { mean += x; });
     mean = BlockSum(mean) / static_cast<float>(args.dim);
   }
   float factor = 1;
   if (!maps) {
     float squares = 0;
-    for_channels([&](int, float x) { squares += (x - mean) * (x - mean); });
+    for_channels([&](int, float x, float) { squares += (x - mean) * (x - mean); });
     factor = InverseRms(BlockSum(squares), args.dim, args.eps);
   }
-  for_channels([&](int i, float x) {
+  for_channels([&](int i, float x, float weight) {
     const float normed = maps ? MapChannel(args, x) : (x - mean) * factor;
-    const float weight = args.weight == nullptr ? 1.0f : args.weight[i];
     const float bias = args.bias == nullptr ? 0.0f : args.bias[i];
     Store(args.y, row, i, normed * weight + bias);
   });

@@ -1,6 +1,6 @@
 // The engine on the CUDA device says the same, to the last log probability, whether the next step
-// is planned before or after a step's tokens are known. One stream at a time: what shares a step
-// may change the order of sums here.
+// is planned before or after a step's tokens are known: one stream at a time, as what shares a step
+// may change the order of sums here. And, where it is batch-invariant, alone and in company.
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -37,8 +37,7 @@ struct Answer {
   }
 };
 
-Answer Ask(Engine& engine, SessionLease& lease, const EngineRequest& request) {
-  auto outbox = engine.Submit(lease, request);
+Answer AnswerOf(const absl::StatusOr<std::shared_ptr<Outbox>>& outbox) {
   EXPECT_TRUE(outbox.ok()) << outbox.status();
   Answer answer;
   std::optional<FinishEvent> finish;
@@ -53,8 +52,10 @@ Answer Ask(Engine& engine, SessionLease& lease, const EngineRequest& request) {
       }
     }
   }
-  EXPECT_TRUE(finish->status.ok()) << finish->status;
-  answer.position = finish->position;
+  if (finish) {
+    EXPECT_TRUE(finish->status.ok()) << finish->status;
+    answer.position = finish->position;
+  }
   return answer;
 }
 
@@ -83,29 +84,49 @@ EngineRequest Request(unsigned i, int vocab) {
   return request;
 }
 
-// What it answers to 24 requests, each on a session of its own and with more to say afterwards.
-std::vector<Answer> Answers(const std::string& model_name, int depth) {
+constexpr unsigned kRequests = 24;
+
+struct Setup {
+  int depth = 0;
+  bool batch_invariant = false;
+  bool company = false;  // all at once
+};
+
+// What it answers to all requests, each on a session of its own and with more to say afterwards.
+std::vector<Answer> Answers(const std::string& model_name, const Setup& setup) {
   std::string error;
-  std::unique_ptr<Backend> backend = CreateCudaBackend({}, &error);
+  std::unique_ptr<Backend> backend =
+      CreateCudaBackend({.batch_invariant = setup.batch_invariant}, &error);
   EXPECT_NE(backend, nullptr) << error;
   std::vector<Answer> answers;
   if (backend == nullptr) {
     return answers;
   }
-  backend = std::make_unique<WithDepth>(std::move(backend), depth);
+  backend = std::make_unique<WithDepth>(std::move(backend), setup.depth);
   auto model = Model::Load(EVENFLOW_SOURCE_DIR "/tests/goldens/" + model_name, {}, *backend);
   EXPECT_TRUE(model.ok()) << model.status();
   const int vocab = (*model)->info().vocab_size;
   EngineOptions options;
-  options.max_sessions = 4;
+  options.max_sessions = kRequests;
   auto engine = Engine::Create(options, *std::move(model), *backend, {});
   EXPECT_TRUE(engine.ok()) << engine.status();
-  for (unsigned i = 0; i < 24; ++i) {
-    auto lease = (*engine)->Attach("");
-    answers.push_back(Ask(**engine, *lease, Request(i, vocab)));
-    EngineRequest next;
-    next.max_tokens = 7;
-    answers.push_back(Ask(**engine, *lease, next));
+  EngineRequest next;
+  next.max_tokens = 7;
+  std::vector<SessionLease> leases;
+  for (unsigned i = 0; i < kRequests; ++i) {
+    leases.push_back(*(*engine)->Attach(""));
+  }
+  for (const bool more : {false, true}) {
+    std::vector<absl::StatusOr<std::shared_ptr<Outbox>>> outboxes;
+    for (unsigned i = 0; i < kRequests; ++i) {
+      outboxes.push_back((*engine)->Submit(leases[i], more ? next : Request(i, vocab)));
+      if (!setup.company) {
+        answers.push_back(AnswerOf(outboxes.back()));
+      }
+    }
+    for (unsigned i = 0; setup.company && i < kRequests; ++i) {
+      answers.push_back(AnswerOf(outboxes[i]));
+    }
   }
   EXPECT_EQ(backend->error(), "");
   return answers;
@@ -117,14 +138,21 @@ INSTANTIATE_TEST_SUITE_P(Models, CudaEngineTest,
                          ::testing::Values("retnet-a", "gated_deltanet-a", "kda-a",
                                            "gated_deltanet-hybrid-list", "mamba2-a"));
 
-TEST_P(CudaEngineTest, SaysTheSameAStepAhead) {
-  const std::vector<Answer> expected = Answers(GetParam(), 0);
-  const std::vector<Answer> actual = Answers(GetParam(), 1);
+void ExpectSame(const std::vector<Answer>& actual, const std::vector<Answer>& expected) {
   ASSERT_EQ(actual.size(), expected.size());
   for (size_t i = 0; i < expected.size(); ++i) {
     EXPECT_EQ(actual[i].tokens, expected[i].tokens) << i;
     EXPECT_TRUE(actual[i] == expected[i]) << i;
   }
+}
+
+TEST_P(CudaEngineTest, SaysTheSameAStepAhead) {
+  ExpectSame(Answers(GetParam(), {.depth = 1}), Answers(GetParam(), {.depth = 0}));
+}
+
+TEST_P(CudaEngineTest, SaysTheSameInCompanyWhereBatchInvariant) {
+  ExpectSame(Answers(GetParam(), {.depth = 1, .batch_invariant = true, .company = true}),
+             Answers(GetParam(), {.depth = 1, .batch_invariant = true}));
 }
 
 }  // namespace

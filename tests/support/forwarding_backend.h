@@ -34,6 +34,8 @@ class ForwardingBackend : public Backend {
 
   std::string error() const override { return backend_->error(); }
 
+  int launches() const override { return backend_->launches(); }
+
   size_t FreeBytes() const override { return backend_->FreeBytes(); }
 
   void* Allocate(size_t bytes) override { return backend_->Allocate(bytes); }
