@@ -1,8 +1,9 @@
 """Small models of several memories in PyTorch, each in its parallel form: a whole sequence in one block.
 
 `Decoder(config)` is the model of a checkpoint's config.json; its parameters have the names that the
-server reads: flash-linear-attention's for `retnet`, `linear_attn`, `delta_net` and `gated_deltanet`,
-ours for `vla` (modes "star" and "v3"). To compare it with what the server computes: check_logits.py.
+server reads: flash-linear-attention's for `retnet`, `linear_attn` (feature map "elu"), `delta_net` and
+`gated_deltanet`, the server's own for `vla` (modes "star" and "v3"), `log_linear` and `vort`.
+check_logits.py compares it with what the server computes.
 
 Shapes: x [B, T, D]; q, k, w, e [B, T, H, K]; v, o [B, T, H, V]; a number a head [B, T, H].
 """
@@ -23,27 +24,35 @@ def causal(t, device, below=0):
     return torch.ones(t, t, device=device).tril(-below)
 
 
-def additive(q, k, v):
-    """S <- S + k v^T; o = S^T q."""
-    scores = torch.einsum("bihk,bjhk->bhij", q, k) * causal(q.shape[1], q.device)
+def additive(q, k, v, weights=1.0):
+    """S <- S + k v^T; o = S^T q, where token i reads token j with weights[..., i, j]."""
+    scores = torch.einsum("bihk,bjhk->bhij", q, k) * causal(q.shape[1], q.device) * weights
     return torch.einsum("bhij,bjhv->bihv", scores, v)
 
 
-def delta(q, w, e, beta, v, log_decay=None):
-    """S <- exp(log_decay) S; S <- S + w (beta (v - S^T e))^T; o = S^T q.
+def fading(log_decay):
+    """[B, H, T, T]: what is left at the row's token of what the column's wrote."""
+    l = log_decay.cumsum(1).transpose(1, 2)
+    return torch.exp((l[..., :, None] - l[..., None, :]).clamp(max=0))
+
+
+def delta(q, w, e, beta, v, log_decay=None, weights=None):
+    """S <- exp(log_decay) S; S <- S + w (beta (v - S^T e))^T; o = S^T q, weights as above.
 
     What a token writes, u, depends on what all before it wrote: (I + L) u = beta v, L strictly lower.
     """
-    t, fade = q.shape[1], 1.0
-    if log_decay is not None:
-        l = log_decay.cumsum(1).transpose(1, 2)                         # [B, H, T]
-        fade = torch.exp((l[..., :, None] - l[..., None, :]).clamp(max=0))
+    t, fade = q.shape[1], 1.0 if log_decay is None else fading(log_decay)
     beta = beta.transpose(1, 2)[..., None]                              # [B, H, T, 1]
     erased = beta * torch.einsum("bihk,bjhk->bhij", e, w) * fade * causal(t, q.device, 1)
-    u = torch.linalg.solve_triangular(erased + torch.eye(t, device=q.device),
-                                      beta * v.transpose(1, 2), upper=False, unitriangular=True)
+    written, one = beta * v.transpose(1, 2), torch.eye(t, device=q.device)
     scores = torch.einsum("bihk,bjhk->bhij", q, w) * fade * causal(t, q.device)
-    return (scores @ u).transpose(1, 2)
+    if weights is None:
+        u = torch.linalg.solve_triangular(erased + one, written, upper=False, unitriangular=True)
+        return (scores @ u).transpose(1, 2)
+    # scores (I + L)^-1: what is left of each token's beta v for the query, after all erasing since.
+    left = torch.linalg.solve_triangular(erased + one, scores, upper=False, left=False,
+                                         unitriangular=True)
+    return ((left * weights) @ written).transpose(1, 2)
 
 
 def unit(x, least):
@@ -130,22 +139,32 @@ class DeltaNet(Mixer):
         return self.output(x, delta(q * self.k ** -0.5, k, k, beta, self.project(x, "v", F.silu)))
 
 
-class GatedDeltaNet(Mixer):
+class Gated(Mixer):
+    """With a decay a head that depends on the token."""
+
+    def __init__(self, c, sizes, *args):
+        super().__init__(c, sizes, *args)
+        self.a_proj = linear(c["hidden_size"], self.heads)
+        self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
+        step = torch.exp(torch.empty(self.heads).uniform_(math.log(1e-3), math.log(1e-1)))
+        self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # softplus of it is `step`
+
+    def log_decay(self, x):
+        return -self.A_log.exp() * F.softplus(self.a_proj(x) + self.dt_bias)
+
+
+class GatedDeltaNet(Gated):
     def __init__(self, c):
         heads, k = c.get("num_heads", 6), c.get("head_dim", 256)
         super().__init__(c, (heads, k, int(k * c.get("expand_v", 2.0))), c.get("use_short_conv", True),
                          c.get("use_gate", True), "o_norm")
-        self.a_proj, self.b_proj = (linear(c["hidden_size"], heads) for _ in "ab")
-        self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
-        step = torch.exp(torch.empty(heads).uniform_(math.log(1e-3), math.log(1e-1)))
-        self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # softplus of it is `step`
+        self.b_proj = linear(c["hidden_size"], heads)
 
     def forward(self, x):
         q, k = (l2(self.project(x, name, F.silu)) for name in "qk")
-        log_decay = -self.A_log.exp() * F.softplus(self.a_proj(x) + self.dt_bias)
         beta = torch.sigmoid(self.b_proj(x))
         return self.output(x, delta(q * self.k ** -0.5, k, k, beta, self.project(x, "v", F.silu),
-                                    log_decay))
+                                    self.log_decay(x)))
 
 
 class Vla(Mixer):
@@ -218,8 +237,72 @@ class Vla(Mixer):
         return self.output(x, self.v3(q, k, v) if self.mode == "v3" else self.star(x, q, k, v))
 
 
+class LogLinear(Gated):
+    """Token j counts with the weight of the Fenwick level that holds it: bit_length(i xor j)."""
+
+    def __init__(self, c):
+        super().__init__(c, expanded(c, 4), c.get("use_short_conv", True),
+                         c.get("use_output_gate", True), "o_norm")
+        self.levels, self.activation = c.get("num_levels", 15), (
+            F.silu if c.get("use_short_conv", True) else identity)
+        self.l_proj = linear(c["hidden_size"], self.heads * self.levels)
+        self.erases = c.get("transition", "scalar") == "delta"
+        if self.erases:
+            self.b_proj = linear(c["hidden_size"], self.heads)
+        self.normed = c.get("qk_norm", "l2" if self.erases else None) == "l2"
+        if c.get("lambda_mode", "adaptive") == "fixed":
+            self.L = nn.Parameter(torch.ones(self.heads, self.levels))
+        else:
+            hidden = c.get("lambda_hidden", 64)
+            self.lambda_mlp = nn.Sequential(nn.Linear(self.levels, hidden), nn.GELU(),
+                                            nn.Linear(hidden, self.levels))
+
+    def level_weights(self, x):
+        """[B, H, T, T]"""
+        t, columns = x.shape[1], self.l_proj(x).view(*x.shape[:2], self.heads, self.levels)
+        lam = F.softplus(self.lambda_mlp(columns) if hasattr(self, "lambda_mlp") else self.L * columns)
+        i = torch.arange(t, device=x.device)
+        level = torch.frexp((i[:, None] ^ i).float())[1].clamp(max=self.levels - 1)
+        level = level.long().expand(x.shape[0], self.heads, t, t)
+        return torch.gather(lam.transpose(1, 2), 3, level)
+
+    def forward(self, x):
+        q, k, v = (self.project(x, name, self.activation) for name in "qkv")
+        if self.normed:
+            q, k = l2(q), l2(k)
+        q, weights = q * self.k ** -0.5, self.level_weights(x)
+        if self.erases:
+            beta = torch.sigmoid(self.b_proj(x))
+            return self.output(x, delta(q, k, k, beta, v, self.log_decay(x), weights))
+        return self.output(x, additive(q, k, v, fading(self.log_decay(x)) * weights))
+
+
+class Vort(Mixer):
+    """A token counts Gamma(lag + alpha) / (Gamma(alpha) Gamma(lag + 1)) after `lag` more, alpha its own."""
+
+    def __init__(self, c):
+        super().__init__(c, expanded(c, 4), c.get("use_short_conv", True),
+                         c.get("use_output_gate", True), "o_norm")
+        self.activation = F.silu if c.get("use_short_conv", True) else identity
+        self.alpha_proj, self.least = linear(c["hidden_size"], self.heads), c.get("alpha_min", 0.05)
+        self.normalizer = c.get("normalizer", True)
+
+    def forward(self, x):
+        q, k, v = (self.project(x, name, self.activation) for name in "qkv")
+        alpha = self.least + (1 - self.least) * torch.sigmoid(self.alpha_proj(x))
+        alpha = alpha.transpose(1, 2)[..., None, :]                     # of the column's token
+        i = torch.arange(x.shape[1], device=x.device)
+        lag = (i[:, None] - i).clamp(min=0).float()
+        weights = torch.exp(torch.lgamma(lag + alpha) - torch.lgamma(alpha) - torch.lgamma(lag + 1))
+        v = torch.cat([v, torch.ones_like(v[..., :1])], -1)
+        o = additive(elu1(q), elu1(k), v, weights)
+        if self.normalizer:
+            return self.output(x, o[..., :-1] / o[..., -1:].clamp(min=1e-6))
+        return self.output(x, o[..., :-1])
+
+
 MIXERS = {"retnet": Retention, "linear_attn": LinearAttention, "delta_net": DeltaNet,
-          "gated_deltanet": GatedDeltaNet, "vla": Vla}
+          "gated_deltanet": GatedDeltaNet, "vla": Vla, "log_linear": LogLinear, "vort": Vort}
 
 
 class Block(nn.Module):

@@ -33,20 +33,21 @@ CONFIGS = {
     "gated_deltanet": {"model_type": "gated_deltanet", "head_dim": data.KEY_DIM, "expand_v": 1.0, **PLAIN},
     "vla_star": {"model_type": "vla", "mode": "star", **HEAD, **PLAIN},
     "vla_v3": {"model_type": "vla", "mode": "v3", "feature_map": "elu", "lambda0": 0.1, **HEAD, **PLAIN},
+    "log_linear": {"model_type": "log_linear", "lambda_mode": "adaptive", **HEAD, **PLAIN},
+    "log_linear_fixed": {"model_type": "log_linear", "lambda_mode": "fixed", **HEAD, **PLAIN},
 }
-# The best of 2e-3, 5e-3 and 1e-2, tried with one seed each.
+# The best of 2e-3, 5e-3 and 1e-2, tried with one seed each; log-linear attention's were not tried.
 RATES = {"linear_attention": 2e-3, "retnet": 2e-3, "deltanet": 1e-2, "gated_deltanet": 5e-3,
-         "vla_star": 5e-3, "vla_v3": 5e-3}
+         "vla_star": 5e-3, "vla_v3": 5e-3, "log_linear": 5e-3, "log_linear_fixed": 5e-3}
 SEEDS = (1, 2, 3)
-LENGTH = 128
 
 
 def batches(steps, batch):
-    """Tokens and answers [steps, seeds, batch, LENGTH], int16: the same for every memory."""
-    seeds = [(step * len(SEEDS) + i, batch, LENGTH) for step in range(steps) for i in range(len(SEEDS))]
+    """Tokens and answers [steps, seeds, batch, data.LENGTH], int16: the same for every memory."""
+    seeds = [(step * len(SEEDS) + i, batch, data.LENGTH) for step in range(steps) for i in range(len(SEEDS))]
     with multiprocessing.Pool() as pool:
         made = pool.starmap(data.training_batch, seeds, chunksize=64)
-    shape = (steps, len(SEEDS), batch, LENGTH)
+    shape = (steps, len(SEEDS), batch, data.LENGTH)
     return tuple(torch.from_numpy(np.stack(part).reshape(shape)) for part in zip(*made))
 
 
@@ -144,7 +145,7 @@ def accuracies(model, device):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", required=True)
-    parser.add_argument("--steps", type=int, default=4200)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, help="peak of all [what was best for each memory]")
     parser.add_argument("--graph", action="store_true", help="replay a step as a CUDA graph")

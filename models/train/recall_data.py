@@ -15,6 +15,7 @@ KEYS, VALUES, KEY_DIM = 64, 16, 16
 PAIRS = KEYS * VALUES
 VOCABULARY = PAIRS + KEYS + VALUES
 LOADS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)  # pairs / KEY_DIM
+LENGTH = 128  # of training
 COUNT = 256  # prompts of an accuracy
 WRITES = {"static": 1, "overwrite": 3}                # a key, on average
 
@@ -56,6 +57,29 @@ def evaluation(task, load):
     writes = pairs * WRITES[task]
     tokens, answers = sequences(rng, pairs, writes, writes[0] + 1)
     return tokens, answers[:, -1]
+
+
+def lengthened(task, factor):
+    """As `evaluation`, a quarter of the prompts, at `factor` times the length of training.
+
+    `overwrite`: 8 keys, pairs up to the query. `far`: 4 keys are written once, then 8 other keys in
+    pairs up to the query, which asks for one of the 4.
+    """
+    rng = np.random.default_rng([3, factor, task == "far"])
+    count = COUNT // 4
+    length, eight = LENGTH * factor, np.full(count, 8)
+    tokens, answers = sequences(rng, eight, np.full(count, length - 1), length)
+    if task == "overwrite":
+        return tokens, answers[:, -1]
+    rows, written = np.arange(count)[:, None], tokens[:, :-1] // VALUES
+    used = np.zeros((count, KEYS), bool)
+    used[rows, written] = True
+    early = (rng.random((count, KEYS)) + used).argsort(1)[:, :4]        # keys that are not used
+    values = rng.integers(VALUES, size=early.shape)
+    asked = rng.integers(4, size=count)
+    tokens[:, :4] = early * VALUES + values
+    tokens[:, -1] = PAIRS + early[rows[:, 0], asked]
+    return tokens, PAIRS + KEYS + values[rows[:, 0], asked]
 
 
 def write_results(path, results):

@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 """Measures checkpoints through the server (needs grpc and numpy, no PyTorch, no GPU).
 
-    measure.py recall norms numerics --program build/cpu/evenflow --checkpoints DIR
+    measure.py recall norms numerics lengths --program build/cpu/evenflow --checkpoints DIR
     measure.py bits --program build/cpu/evenflow      # of models/demo
 
-DIR is what models/train/recall.py wrote; recall.json, norms.json and numerics.json go there. `recall`
+DIR is what models/train/recall.py wrote; recall.json, norms.json and so on go there. `recall`
 asks what that script asked and fails where the accuracies differ by more than one standard error.
 """
 import argparse
@@ -21,13 +21,14 @@ import served
 import recall_data as data
 
 POSITIONS = (100, 300, 1000, 3000, 10000)
+FACTORS = (1, 2, 4, 8, 16)
 COMMITS = 2      # whose norms a number is the mean of
 WINDOW = 16      # tokens between two commits
 
 
-def accuracy(server, task, load):
-    prompts, answers = data.evaluation(task, load)
-    return float(np.mean(np.array(server.answers(prompts)) == answers))
+def accuracy(server, evaluation):
+    prompts, answers = evaluation
+    return round(float(np.mean(np.array(server.answers(prompts)) == answers)), 4)
 
 
 def tolerance(p):
@@ -41,7 +42,7 @@ def recall(args, evenflow, folders):
     for folder in folders:
         with served.Server(args.program, evenflow, folder) as server:
             for task in data.WRITES:
-                row = [round(accuracy(server, task, load), 4) for load in data.LOADS]
+                row = [accuracy(server, data.evaluation(task, load)) for load in data.LOADS]
                 result.setdefault(folder.name, {})[task] = row
                 expected = trained[folder.name][task]
                 far = [load for load, p, q in zip(data.LOADS, row, expected)
@@ -61,8 +62,7 @@ def numerics(args, evenflow, folders):
     prompts, answers = data.evaluation("overwrite", data.LOADS[-1])
     settings = {"plain": []} | {
         f"{dtype}, window {window}": ["--state-dtype", dtype, "--window", str(window)]
-        for dtype in ("fp32", "bf16") for window in (1, 4, 16, 64)
-        if (dtype, window) != ("fp32", 16)} | {"cut": []}
+        for dtype, window in (("fp32", 1), ("fp32", 64), ("bf16", 1), ("bf16", 16))} | {"cut": []}
     result = {}
     for folder in folders:
         for setting, options in settings.items():
@@ -99,7 +99,19 @@ def norms(args, evenflow, folders):
     return result, 0
 
 
-MEASURES = {"recall": recall, "norms": norms, "numerics": numerics}
+def lengths(args, evenflow, folders):
+    """Accuracies at multiples of the length of training."""
+    result = {}
+    for folder in folders:
+        with served.Server(args.program, evenflow, folder) as server:
+            for task in ("overwrite", "far"):
+                result.setdefault(folder.name, {})[task] = [
+                    accuracy(server, data.lengthened(task, factor)) for factor in FACTORS]
+        print(folder.name, result[folder.name], flush=True)
+    return result, 0
+
+
+MEASURES = {"recall": recall, "norms": norms, "numerics": numerics, "lengths": lengths}
 
 
 def bits(args, evenflow):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tables (printed) and plots (recall.png, norms.png beside this file) of what measure.py wrote.
+"""Tables (printed) and plots (PNG beside this file) of what measure.py wrote.
 
     report.py --checkpoints DIR      # needs numpy and matplotlib
 """
@@ -18,7 +18,8 @@ from measure import data  # noqa: E402
 
 HERE = pathlib.Path(__file__).parent
 NAMES = {"linear_attention": "linear attention", "retnet": "RetNet", "deltanet": "DeltaNet",
-         "gated_deltanet": "Gated DeltaNet", "vla_star": "VLA star", "vla_v3": "VLA v3"}
+         "gated_deltanet": "Gated DeltaNet", "vla_star": "VLA star", "vla_v3": "VLA v3",
+         "log_linear": "log-linear, adaptive", "log_linear_fixed": "log-linear, fixed"}
 
 
 def by_memory(results):
@@ -50,22 +51,36 @@ def extent(values):
     return f"{middle} ({least} to {most})"
 
 
-def recall(folder):
-    served = by_memory(json.loads((folder / "recall.json").read_text()))
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    for axis, task in zip(axes, data.WRITES):
-        table([task + ": pairs / d_h", *map(str, data.LOADS)],
-              [[NAMES[name], *(spread(rows[task][:, i]) for i in range(len(data.LOADS)))]
-               for name, rows in served.items()])
-        for name, rows in served.items():
-            axis.errorbar(data.LOADS, rows[task].mean(0), rows[task].std(0, ddof=1), label=NAMES[name],
+def curves(name, memories, tasks, at, label):
+    """A table and a panel for each task: shares of right answers over `at`."""
+    figure, axes = plt.subplots(1, len(tasks), figsize=(9, 3.6), sharey=True)
+    for axis, task in zip(axes, tasks):
+        table([f"{task}: {label}", *map(str, at)],
+              [[NAMES[memory], *(spread(rows[task][:, i]) for i in range(len(at)))]
+               for memory, rows in memories.items()])
+        for memory, rows in memories.items():
+            axis.errorbar(at, rows[task].mean(0), rows[task].std(0, ddof=1), label=NAMES[memory],
                           marker="o", markersize=3, linewidth=1)
-        axis.set(title=task, xlabel="pairs / d_h", ylim=(0, 1.02))
+        axis.set(title=task, xlabel=label, ylim=(0, 1.02))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("served answers that are right")
     axes[0].legend(fontsize=8)
+    finish(figure, name)
+
+
+def finish(figure, name):
     figure.tight_layout()
-    figure.savefig(HERE / "recall.png", dpi=100)
+    figure.savefig(HERE / f"{name}.png", dpi=100)
+
+
+def recall(folder):
+    memories = by_memory(json.loads((folder / "recall.json").read_text()))
+    curves("recall", memories, tuple(data.WRITES), data.LOADS, "pairs / d_h")
+
+
+def lengths(folder):
+    memories = by_memory(json.loads((folder / "lengths.json").read_text()))
+    curves("lengths", memories, ("overwrite", "far"), measure.FACTORS, "times the length of training")
 
 
 def norms(folder):
@@ -86,8 +101,7 @@ def norms(folder):
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("Frobenius norm of the state")
     axes[0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(HERE / "norms.png", dpi=100)
+    finish(figure, "norms")
 
 
 def numerics(folder):
@@ -106,6 +120,7 @@ def main():
     recall(args.checkpoints)
     norms(args.checkpoints)
     numerics(args.checkpoints)
+    lengths(args.checkpoints)
 
 
 if __name__ == "__main__":
