@@ -36,6 +36,10 @@ absl::Status FitPowerLaws(const Window& window, BackendMemory& memory, ModelPlan
       mixer.detail = absl::StrFormat(
           "%d nodes, weights of tokens %d to %.0f ago off by at most %.1e", fit.rates.size(),
           mixer.power_law->first_lag, mixer.power_law->horizon, fit.error);
+      if (fit.error > mixer.power_law->epsilon) {
+        absl::StrAppendFormat(&mixer.detail, ", more than the epsilon of %.1e asked for",
+                              mixer.power_law->epsilon);
+      }
     } else {
       mixer.advance.power_law = last->advance.power_law;
       mixer.detail = last->detail;

@@ -1,11 +1,20 @@
 // What log-linear attention, VORT and VLA have in common around their memories.
 #include "engine/model/families/family.h"
 
+#include "absl/strings/str_cat.h"
+
 namespace evenflow {
 
 ConvolvedHeads AddConvolvedHeads(MixerSource& source, Projections* projections, MixerPlan* mixer) {
   ConvolvedHeads sizes;
   sizes.heads = Heads(source.config, 4);
+  for (const char* field : {"num_kv_heads", "num_v_heads"}) {
+    if (source.config.Int(field, sizes.heads, 1, 1 << 12) != sizes.heads) {
+      source.config.Fail(field, absl::StrCat("each head has keys and values of its own; allowed: "
+                                             "num_heads = ",
+                                             sizes.heads));
+    }
+  }
   sizes.key_dim = HeadSize(source, "expand_k", 1.0, sizes.heads);
   sizes.value_dim = HeadSize(source, "expand_v", 1.0, sizes.heads);
   mixer->inputs.q_column = projections->Add("q_proj", sizes.heads * sizes.key_dim);

@@ -3,9 +3,10 @@
 // of flash-linear-attention's models, with these fields (and defaults) and tensors of a layer:
 //   num_heads (4), expand_k (1), expand_v (1)            attn.{q,k,v,o}_proj.weight
 //   use_short_conv (true), conv_size (4), SiLU           attn.{q,k,v}_conv1d.weight
-//   use_output_gate (true): norm(o) silu(g)              attn.g_proj.weight; attn.o_norm.weight
-//   [d_v] use_write_gate (true): b = sigmoid, else 1           attn.b_proj.weight, .bias mode
-//   ("star"; sym, unit, exact, rls, v3)             v3: attn.u_proj.weight [heads, d_k, d_k]
+//   use_output_gate (true): norm(o) silu(g)              attn.g_proj.weight
+//                                                        attn.o_norm.weight [d_v]
+//   use_write_gate (true): b = sigmoid, else 1           attn.b_proj.weight, .bias
+//   mode ("star"; sym, unit, exact, rls, v3)             v3: attn.u_proj.weight [heads, d_k, d_k]
 //   feature_map (null; "elu": elu(x) + 1 on q and k)
 //   lambda0 (0.5), mu (0.99), gamma (1): S <- gamma S before each token
 // v3 needs feature_map "elu" and uses neither mu, gamma nor the write gate.

@@ -77,6 +77,11 @@ TEST_F(BankedModelTest, VortSaysWhatItsNodesReach) {
               testing::MatchesRegex("8 nodes, weights of tokens 17 to 1000000 ago off by at most "
                                     "[5-9]\\.[0-9]e-04"));
   EXPECT_THAT(InspectText(*model), HasSubstr(", 8 states each, "));
+
+  Write(R"("model_type": "vort", "horizon": 1000000, "epsilon": 1e-6)");
+  EXPECT_THAT(InspectText(*Load(16)),
+              testing::ContainsRegex("off by at most [7-9]\\.[0-9]e-05, more than the epsilon of "
+                                     "1.0e-06 asked for"));
 }
 
 }  // namespace
