@@ -2,6 +2,8 @@
 // small its state stays.
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <numeric>
 #include <optional>
 #include <random>
 #include <string>
@@ -243,54 +245,126 @@ constexpr Recall kRecalls[] = {
 INSTANTIATE_TEST_SUITE_P(All, RecallTest, testing::ValuesIn(kRecalls),
                          [](const auto& param) { return std::string(param.param.name); });
 
-// One layer of a random model as the paper's: 4 heads of 32, features elu + 1, random tokens. The
-// state of linear attention grows with T, that of mode star does not: the paper claims a factor of
-// 109 at T = 1000.
-TEST(VlaTest, StateStaysSmallWhereThatOfLinearAttentionGrows) {
-  constexpr int kTokens = 1000, kHeads = 4, kHidden = kHeads * kDim;
-  for (uint32_t seed = 0; seed < 3; ++seed) {
-    Random random(seed);
-    std::vector<float> embeddings = Normal(kVocabulary * kHidden, random);
-    const std::vector<float> key_weight = Normal(kHidden * kHidden, random);
-    const std::vector<float> value_weight = Normal(kHidden * kHidden, random);
-    // Each token's keys and values, [vocabulary, heads, dim]. Embeddings are as good as normalised.
-    std::vector<float> keys, values;
-    for (int token = 0; token < kVocabulary; ++token) {
-      for (int i = 0; i < kHidden; ++i) {
-        float k = 0, v = 0;
-        for (int j = 0; j < kHidden; ++j) {
-          const float x = embeddings[static_cast<size_t>(token * kHidden + j)];
-          k += key_weight[static_cast<size_t>(i * kHidden + j)] * x;
-          v += value_weight[static_cast<size_t>(i * kHidden + j)] * x;
-        }
-        k /= std::sqrt(static_cast<float>(kHidden));
-        keys.push_back(k > 0 ? k + 1 : std::exp(k));
-        values.push_back(v / std::sqrt(static_cast<float>(kHidden)));
+// A random language model of the paper's sizes: two layers of 4 heads of 32, keys and queries elu +
+// 1, tokens from a vocabulary of 128. Layers norm their input and their memory's output.
+class TinyModel {
+ public:
+  explicit TinyModel(uint32_t seed) : random_(seed) {
+    embeddings_ = Normal(kVocabulary * kHidden, random_);
+    for (Layer& layer : layers_) {
+      for (std::vector<float>* weight : {&layer.q, &layer.k, &layer.v, &layer.o}) {
+        *weight = Normal(kHidden * kHidden, random_);
       }
     }
-    MemoryInputs inputs;
-    inputs.tokens = kTokens;
-    inputs.beta.assign(kTokens * kHeads, 1);
-    inputs.log_decay.assign(kHeads, 0);
     for (int t = 0; t < kTokens; ++t) {
-      const auto from = static_cast<ptrdiff_t>(random() % kVocabulary) * kHidden;
-      inputs.k.insert(inputs.k.end(), keys.begin() + from, keys.begin() + from + kHidden);
-      inputs.v.insert(inputs.v.end(), values.begin() + from, values.begin() + from + kHidden);
+      tokens_.push_back(static_cast<int>(random_() % kVocabulary));
     }
-    inputs.q = inputs.k;
-    const auto norm = [&](MemoryKind memory, std::optional<Mode> mode) {
-      const MemorySetup setup = {memory, PlainShape(kHeads, kDim, kDim), Window(), DType::kF32,
-                                 mode};
+  }
+
+  // The Frobenius norm of each layer's state after all tokens.
+  std::vector<double> StateNorms(MemoryKind memory, std::optional<Mode> mode,
+                                 double lambda0) const {
+    std::vector<float> x;
+    for (const int token : tokens_) {
+      const auto from = embeddings_.begin() + ptrdiff_t{token} * kHidden;
+      x.insert(x.end(), from, from + kHidden);
+    }
+    std::vector<double> norms;
+    for (const Layer& layer : layers_) {
+      MemoryInputs inputs;
+      inputs.tokens = kTokens;
+      inputs.beta.assign(kTokens * kHeads, 1);
+      inputs.log_decay.assign(kHeads, 0);
+      const std::vector<float> normed = Normed(x);
+      inputs.q = Features(Times(layer.q, normed));
+      inputs.k = Features(Times(layer.k, normed));
+      inputs.v = Times(layer.v, normed);
+      if (memory == MemoryKind::kDeltaRule) {
+        MakeUnits(&inputs.k);
+      }
+      MemorySetup setup = {memory, PlainShape(kHeads, kDim, kDim), Window(), DType::kF32, mode};
+      setup.lambda0 = lambda0;
       MemorySessions sessions(setup, 1, 1);
-      sessions.Run(0, inputs, 0, kTokens, 50);
+      const std::vector<float> read =
+          Times(layer.o, Normed(sessions.Run(0, inputs, 0, kTokens, 50)));
+      std::transform(x.begin(), x.end(), read.begin(), x.begin(), std::plus<>());
       double square = 0;
       for (const float s : sessions.StoredState(0)) {
         square += static_cast<double>(s) * static_cast<double>(s);
       }
-      return std::sqrt(square);
-    };
-    EXPECT_GE(norm(MemoryKind::kLinearAttention, std::nullopt),
-              109 * norm(MemoryKind::kVlaSymmetric, Mode::kStar));
+      norms.push_back(std::sqrt(square));
+    }
+    return norms;
+  }
+
+ private:
+  static constexpr int kTokens = 1000, kHeads = 4, kHidden = kHeads * kDim;
+
+  struct Layer {
+    std::vector<float> q, k, v, o;  // [hidden, hidden]
+  };
+
+  // Of each token, [token, hidden].
+  static std::vector<float> Times(const std::vector<float>& weight, const std::vector<float>& x) {
+    std::vector<float> y;
+    for (size_t at = 0; at < x.size(); at += kHidden) {
+      for (size_t row = 0; row < kHidden; ++row) {
+        const auto begin = weight.begin() + static_cast<ptrdiff_t>(row * kHidden);
+        y.push_back(std::inner_product(begin, begin + kHidden, x.begin() + ptrdiff_t(at), 0.0f) /
+                    std::sqrt(static_cast<float>(kHidden)));
+      }
+    }
+    return y;
+  }
+
+  static std::vector<float> Normed(std::vector<float> x) {
+    for (auto at = x.begin(); at != x.end(); at += kHidden) {
+      const float square = std::inner_product(at, at + kHidden, at, 0.0f);
+      std::for_each(at, at + kHidden, [&](float& c) { c *= std::sqrt(kHidden / square); });
+    }
+    return x;
+  }
+
+  static std::vector<float> Features(std::vector<float> x) {
+    std::for_each(x.begin(), x.end(), [](float& c) { c = c > 0 ? c + 1 : std::exp(c); });
+    return x;
+  }
+
+  // Of each head's key.
+  static void MakeUnits(std::vector<float>* keys) {
+    for (auto key = keys->begin(); key != keys->end(); key += kDim) {
+      const float length = std::sqrt(std::inner_product(key, key + kDim, key, 0.0f));
+      std::for_each(key, key + kDim, [&](float& c) { c /= length; });
+    }
+  }
+
+  Random random_;
+  std::vector<float> embeddings_;  // [vocabulary, hidden]
+  Layer layers_[2];
+  std::vector<int> tokens_;
+};
+
+// The state of linear attention grows with T, that of mode star does not: the paper claims a factor
+// of 109 at T = 1000. A unit direction alone (unit) or the delta rule do less, in this order.
+TEST(VlaTest, StateStaysSmallWhereThatOfLinearAttentionGrows) {
+  for (uint32_t seed = 0; seed < 3; ++seed) {
+    const TinyModel model(seed);
+    const std::vector<double> linear =
+        model.StateNorms(MemoryKind::kLinearAttention, std::nullopt, 0);
+    const std::vector<double> star = model.StateNorms(MemoryKind::kVlaSymmetric, Mode::kStar, 0.5);
+    const std::vector<double> sym = model.StateNorms(MemoryKind::kVlaSymmetric, Mode::kSym, 0.5);
+    const std::vector<double> delta = model.StateNorms(MemoryKind::kDeltaRule, std::nullopt, 0);
+    const std::vector<double> unit = model.StateNorms(MemoryKind::kVlaOblique, Mode::kUnit, 0.1);
+    const std::vector<double> exact = model.StateNorms(MemoryKind::kVlaOblique, Mode::kExact, 0.1);
+    for (size_t layer = 0; layer < linear.size(); ++layer) {
+      SCOPED_TRACE(testing::Message() << "seed " << seed << ", layer " << layer);
+      EXPECT_GE(linear[layer], 109 * star[layer]);
+      EXPECT_GE(linear[layer], 109 * sym[layer]);
+      EXPECT_LT(star[layer], sym[layer]);
+      EXPECT_LT(sym[layer], delta[layer]);
+      EXPECT_LT(delta[layer], unit[layer]);
+      EXPECT_LT(unit[layer], exact[layer]);
+    }
   }
 }
 
