@@ -85,7 +85,8 @@ struct EngineObserver {
   };
 
   std::function<void(const Step&)> on_step;
-  std::function<void(int memory_layer, const StateHealth&)> on_state_health;
+  // `plane`: index in Model::state_planes.
+  std::function<void(int plane, const StateHealth&)> on_state_health;
 };
 
 // A request's hold on a session. While it lives, nobody else can use the session; when it goes, a

@@ -58,7 +58,7 @@ struct StateHealth {
 // What a step leaves. Valid until the next Collect.
 struct StepOutput {
   std::vector<SampledToken> sampled;  // [logit]
-  std::vector<StateHealth> health;    // [row, memory layer]
+  std::vector<StateHealth> health;    // [row, memory layer]; a preconditioner counts as a layer
   int memory_layers = 0;
 };
 

@@ -83,6 +83,7 @@ struct PreconditionArgs {
   Window window;  // the memory's
   Slots slots;
   size_t layer_offset = 0;
+  int memory_layer = 0;             // index in StepOutput::health, of A
   const float* u_weight = nullptr;  // [heads, key_dim, key_dim]: W_u (kV3)
   const float* k = nullptr;         // [token, heads, key_dim]; kV3: k and q before f
   // In place: q becomes q', b beta.

@@ -151,11 +151,10 @@ double RecentMax::Value(SteadyTime now) const {
   return previous > current ? previous : current;
 }
 
-Metrics::LayerHealth::LayerHealth(int layer_number)
-    : layer(layer_number),
-      norm({0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 1e5, 1e6}) {}
+Metrics::LayerHealth::LayerHealth(const StatePlane& of)
+    : plane(of), norm({0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 1e5, 1e6}) {}
 
-Metrics::Metrics(std::string model_name, const std::vector<int>& memory_layers)
+Metrics::Metrics(std::string model_name, const std::vector<StatePlane>& planes)
     : time_to_first_token(LatencyBounds()),
       inter_token_latency(LatencyBounds()),
       request_latency(RequestBounds()),
@@ -163,8 +162,8 @@ Metrics::Metrics(std::string model_name, const std::vector<int>& memory_layers)
       model_name_(std::move(model_name)),
       step_duration_(LatencyBounds()),
       step_rows_({1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}) {
-  for (const int layer : memory_layers) {
-    layers_.push_back(std::make_unique<LayerHealth>(layer));
+  for (const StatePlane& plane : planes) {
+    layers_.push_back(std::make_unique<LayerHealth>(plane));
   }
 }
 
@@ -175,15 +174,15 @@ EngineObserver Metrics::Observer() {
     step_rows_.Observe(step.rows);
     prompt_tokens_.fetch_add(step.prompt_tokens, std::memory_order_relaxed);
   };
-  observer.on_state_health = [this](int memory_layer, const StateHealth& health) {
-    OnHealth(memory_layer, health);
+  observer.on_state_health = [this](int plane, const StateHealth& health) {
+    OnHealth(plane, health);
   };
   return observer;
 }
 
-void Metrics::OnHealth(int memory_layer, const StateHealth& health) {
-  const auto index = static_cast<size_t>(memory_layer);
-  if (!health.committed || memory_layer < 0 || index >= layers_.size()) {
+void Metrics::OnHealth(int plane, const StateHealth& health) {
+  const auto index = static_cast<size_t>(plane);
+  if (!health.committed || plane < 0 || index >= layers_.size()) {
     return;
   }
   LayerHealth& of_layer = *layers_[index];
@@ -289,8 +288,8 @@ void Metrics::CollectHealth(std::vector<MetricFamily>* families) const {
   const SteadyTime now = std::chrono::steady_clock::now();
   for (const std::unique_ptr<LayerHealth>& of_layer : layers_) {
     const LayerHealth& health = *of_layer;
-    const std::vector<ClientMetric::Label> labels = {{"layer", absl::StrCat(health.layer)},
-                                                     {"plane", "state"}};
+    const std::vector<ClientMetric::Label> labels = {{"layer", absl::StrCat(health.plane.layer)},
+                                                     {"plane", health.plane.name}};
     norm.metric.push_back(Labelled(health.norm.Collect(), labels));
     max_abs.metric.push_back(
         Labelled(Number(MetricType::Gauge, health.max_abs.Value(now)), labels));

@@ -66,8 +66,8 @@ enum class Ending {
 
 class Metrics : public prometheus::Collectable {
  public:
-  // `memory_layers`: numbers of the layers that have a memory, as Model::memory_layers.
-  Metrics(std::string model_name, const std::vector<int>& memory_layers);
+  // `planes`: Model::state_planes.
+  Metrics(std::string model_name, const std::vector<StatePlane>& planes);
 
   // Where the gauges come from, asked at every scrape. Set once, before the first one.
   void SetGauges(std::function<EngineGauges()> gauges) { gauges_ = std::move(gauges); }
@@ -96,15 +96,15 @@ class Metrics : public prometheus::Collectable {
 
  private:
   struct LayerHealth {
-    explicit LayerHealth(int layer_number);
+    explicit LayerHealth(const StatePlane& of);
 
-    int layer;
+    StatePlane plane;
     Histogram norm;
     RecentMax max_abs;
     std::atomic<int64_t> non_finite{0};
   };
 
-  void OnHealth(int memory_layer, const StateHealth& health);
+  void OnHealth(int plane, const StateHealth& health);
 
   void Count(Ending ending) { endings_[static_cast<size_t>(ending)].fetch_add(1); }
 

@@ -129,7 +129,7 @@ absl::Status Server::Parts::Load(std::function<void(double)> progress) {
   }
   tokenizer = *std::move(read);
   serving.model_name = options.model_name.empty() ? info.name : options.model_name;
-  metrics = std::make_unique<Metrics>(serving.model_name, (*model)->memory_layers());
+  metrics = std::make_unique<Metrics>(serving.model_name, (*model)->state_planes());
   absl::StatusOr<std::unique_ptr<Engine>> started =
       Engine::Create(engine_options, *std::move(model), *backend, metrics->Observer());
   if (!started.ok()) {

@@ -161,14 +161,18 @@ size_t Model::slot_bytes() const {
   return impl_->slot_bytes;
 }
 
-std::vector<int> Model::memory_layers() const {
-  std::vector<int> layers;
+std::vector<StatePlane> Model::state_planes() const {
+  std::vector<StatePlane> planes;
   for (size_t i = 0; i < impl_->layers.size(); ++i) {
-    if (impl_->layers[i].attention_window == 0) {
-      layers.push_back(static_cast<int>(i));
+    const LayerInfo& layer = impl_->layers[i];
+    if (layer.attention_window == 0) {
+      planes.push_back({static_cast<int>(i), "state"});
+    }
+    if (layer.preconditioner_bytes > 0) {
+      planes.push_back({static_cast<int>(i), "preconditioner"});
     }
   }
-  return layers;
+  return planes;
 }
 
 void Model::Forward(const Slots& slots) {

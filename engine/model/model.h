@@ -51,6 +51,12 @@ struct LayerInfo {
   int64_t preconditioner_bytes = 0;  // of these, VLA's A and its pending rows
 };
 
+// What of a layer's state has a health of its own.
+struct StatePlane {
+  int layer = 0;
+  const char* name = "";  // "state" or, of VLA's A, "preconditioner"
+};
+
 // What the engine runs. Model is the one; tests of the engine run one without arithmetic.
 class Forwarder {
  public:
@@ -80,8 +86,8 @@ class Model : public Forwarder {
   const std::vector<LayerInfo>& layers() const;
   const Window& window() const override;
   size_t slot_bytes() const override;
-  // The layers that have a memory, in the order of StepOutput::health.
-  std::vector<int> memory_layers() const;
+  // In the order of StepOutput::health.
+  std::vector<StatePlane> state_planes() const;
   void Forward(const Slots& slots) override;
   const Matrix& logits() const override;
 

@@ -10,18 +10,20 @@ size_t AlignUp(size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-// The bytes that a layer's memory takes at `offset` of a slot; `index` counts the memories.
-size_t PlaceMemory(const ModelOptions& options, size_t offset, int index, MixerPlan& mixer) {
+// The bytes that a layer's memory takes at `offset` of a slot; `planes` counts those of all layers,
+// in the order of Model::state_planes.
+size_t PlaceMemory(const ModelOptions& options, size_t offset, int* planes, MixerPlan& mixer) {
   AdvanceArgs& advance = mixer.advance;
   advance.window = options.window;
   advance.state_dtype = options.state_dtype;
-  advance.memory_layer = index;
+  advance.memory_layer = (*planes)++;
   advance.layer_offset = offset;
   size_t bytes = AlignUp(
       LayoutOf(advance.memory, mixer.inputs.shape, options.window, options.state_dtype).bytes);
   if (mixer.precondition.has_value()) {
     PreconditionArgs& precondition = *mixer.precondition;
     precondition.window = options.window;
+    precondition.memory_layer = (*planes)++;
     precondition.layer_offset = offset + bytes;
     bytes += AlignUp(LayoutOf(precondition.preconditioner, options.window).bytes);
   }
@@ -77,11 +79,11 @@ size_t PlaceShift(const ModelOptions& options, size_t offset, TokenShiftArgs& sh
 
 size_t PlaceStates(const ModelOptions& options, ModelPlan& plan, std::vector<LayerInfo>* layers) {
   size_t offset = 0;
-  int memories = 0;
+  int planes = 0;
   for (LayerPlan& layer : plan.layers) {
     MixerPlan& mixer = layer.mixer;
     size_t bytes = mixer.attention.has_value() ? PlaceAttention(options, offset, *mixer.attention)
-                                               : PlaceMemory(options, offset, memories++, mixer);
+                                               : PlaceMemory(options, offset, &planes, mixer);
     bytes += PlaceShift(options, offset + bytes, mixer.shift);
     if (layer.mlp.has_value()) {
       bytes += PlaceShift(options, offset + bytes, layer.mlp->shift);

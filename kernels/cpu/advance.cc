@@ -1,6 +1,5 @@
 // Advances all rows and heads of a layer, each by the driver of its memory.
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <vector>
 
@@ -10,23 +9,6 @@
 #include "kernels/cpu/step.h"
 
 namespace evenflow {
-namespace {
-
-StateHealth SumUnits(const UnitHealth* units, int count) {
-  StateHealth health;
-  health.committed = true;
-  double square = 0;
-  for (int i = 0; i < count; ++i) {
-    square += units[i].square;
-    health.max_abs = std::max(health.max_abs, units[i].max_abs);
-    health.non_finite += units[i].non_finite;
-  }
-  health.norm = static_cast<float>(std::sqrt(square));
-  return health;
-}
-
-}  // namespace
-
 void CpuAdvance(const AdvanceArgs& args, CpuStep& step, WorkerPool& pool) {
   if (step.rows.empty()) {
     return;
@@ -57,11 +39,9 @@ void CpuAdvance(const AdvanceArgs& args, CpuStep& step, WorkerPool& pool) {
     const int64_t stored =
         std::max(rows[r].stored, args.window.Stored(row.position + row.tokens - 1));
     *reinterpret_cast<int64_t*>(rows[r].layer + layout.committed_tokens) = stored;
-    StateHealth& health = step.output.health[r * static_cast<size_t>(step.output.memory_layers) +
-                                             static_cast<size_t>(args.memory_layer)];
-    health = {};
     if (stored > rows[r].stored) {
-      health = SumUnits(units.data() + r * static_cast<size_t>(head_units), head_units);
+      step.health(r, args.memory_layer) =
+          SumUnits(units.data() + r * static_cast<size_t>(head_units), head_units);
     }
   }
 }

@@ -4,6 +4,7 @@
 #define EVENFLOW_KERNELS_CPU_ADVANCE_ROWS_H_
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -39,6 +40,20 @@ inline void SumColumns(const float* values, int begin, int columns, UnitHealth* 
     }
     health[(begin + c) / kUnit] = unit;
   }
+}
+
+// Of all units of a row's heads, which have just been stored.
+inline StateHealth SumUnits(const UnitHealth* units, int count) {
+  StateHealth health;
+  health.committed = true;
+  double square = 0;
+  for (int i = 0; i < count; ++i) {
+    square += units[i].square;
+    health.max_abs = std::max(health.max_abs, units[i].max_abs);
+    health.non_finite += units[i].non_finite;
+  }
+  health.norm = static_cast<float>(std::sqrt(square));
+  return health;
 }
 
 struct ColumnPlan {

@@ -87,11 +87,11 @@ void CpuBackend::BeginStep(const StepInput& input) {
   output.health.assign(step_.rows.size() * static_cast<size_t>(output.memory_layers), {});
 }
 
-void CpuBackend::Advance(const AdvanceArgs& args) {
+void CpuBackend::MakeRoomForHealth(int memory_layer) {
   // The number of layers is known once a model has run: its first step makes room for each.
   StepOutput& output = step_.output;
   const auto old_layers = static_cast<size_t>(output.memory_layers);
-  const auto layers = std::max(old_layers, static_cast<size_t>(args.memory_layer) + 1);
+  const auto layers = std::max(old_layers, static_cast<size_t>(memory_layer) + 1);
   if (layers != old_layers) {
     std::vector<StateHealth> health(step_.rows.size() * layers);
     for (size_t i = 0; i < output.health.size(); ++i) {
@@ -100,6 +100,15 @@ void CpuBackend::Advance(const AdvanceArgs& args) {
     output.health.swap(health);
     output.memory_layers = static_cast<int>(layers);
   }
+}
+
+void CpuBackend::Precondition(const PreconditionArgs& args) {
+  MakeRoomForHealth(args.memory_layer);
+  CpuPrecondition(args, step_, pool_);
+}
+
+void CpuBackend::Advance(const AdvanceArgs& args) {
+  MakeRoomForHealth(args.memory_layer);
   CpuAdvance(args, step_, pool_);
 }
 

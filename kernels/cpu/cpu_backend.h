@@ -48,7 +48,7 @@ class CpuBackend final : public Backend {
 
   void MemoryInputs(const MemoryInputsArgs& args) override { CpuMemoryInputs(args, step_, pool_); }
 
-  void Precondition(const PreconditionArgs& args) override { CpuPrecondition(args, step_, pool_); }
+  void Precondition(const PreconditionArgs& args) override;
 
   void GeneralizedDeltaKeys(const GeneralizedDeltaKeysArgs& args) override {
     CpuGeneralizedDeltaKeys(args, step_, pool_);
@@ -76,6 +76,8 @@ class CpuBackend final : public Backend {
   void ClearSlot(const Slots& slots, int slot) override;
 
  private:
+  void MakeRoomForHealth(int memory_layer);
+
   WorkerPool pool_;
   CpuStep step_;
   std::unique_ptr<ReadBandwidth> bandwidth_;  // once it was asked for

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/cpu/advance_rows.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/precondition_plane.h"
 #include "kernels/cpu/state_pass.h"
@@ -51,8 +52,8 @@ class HeadPreconditioner {
         plane_(args, layer, head, &scratch_.plane),
         window_(plane_.window()) {}
 
-  // All tokens of the row.
-  void Run() {
+  // All tokens of the row. `health` [units of the head]: of A, if more of it has been stored.
+  void Run(UnitHealth* health) {
     if (row_.position == 0) {
       plane_.Begin();
     }
@@ -62,7 +63,8 @@ class HeadPreconditioner {
     const int64_t end = row_.position + row_.tokens;
     for (int64_t p = row_.position; p < end;) {
       const int64_t segment_end = std::min(end, window_.Block(p) + window_.commit);
-      plane_.SetBase(window_.Block(p), std::max(plane_.stored(), window_.Stored(segment_end - 1)));
+      plane_.SetBase(window_.Block(p), std::max(plane_.stored(), window_.Stored(segment_end - 1)),
+                     health);
       ReadBase(p, segment_end);
       for (int64_t at = p; at < segment_end; ++at) {
         Token(at, static_cast<int>(at - p));
@@ -293,14 +295,34 @@ class HeadPreconditioner {
 
 }  // namespace
 
-void CpuPrecondition(const PreconditionArgs& args, const CpuStep& step, WorkerPool& pool) {
+void CpuPrecondition(const PreconditionArgs& args, CpuStep& step, WorkerPool& pool) {
   const int heads = args.preconditioner.heads;
+  const int units = Units(args.preconditioner.key_dim);
+  const size_t committed = LayoutOf(args.preconditioner, args.window).committed_tokens;
+  const auto layer_of = [&](const Row& row) {
+    return args.slots.base + static_cast<size_t>(row.slot) * args.slots.slot_bytes +
+           args.layer_offset;
+  };
+  // Of the first head; all are stored together.
+  const auto stored = [&](const Row& row) {
+    return *reinterpret_cast<const int64_t*>(layer_of(row) + committed);
+  };
+  std::vector<int64_t> before;
+  for (const Row& row : step.rows) {
+    before.push_back(row.position == 0 ? 0 : stored(row));
+  }
+  std::vector<UnitHealth> health(step.rows.size() * static_cast<size_t>(heads * units));
   pool.For(static_cast<int>(step.rows.size()) * heads, [&](int task) {
     const Row& row = step.rows[static_cast<size_t>(task / heads)];
-    std::byte* layer =
-        args.slots.base + static_cast<size_t>(row.slot) * args.slots.slot_bytes + args.layer_offset;
-    HeadPreconditioner(args, row, layer, task % heads).Run();
+    HeadPreconditioner(args, row, layer_of(row), task % heads)
+        .Run(health.data() + ptrdiff_t{task} * units);
   });
+  for (size_t r = 0; r < step.rows.size(); ++r) {
+    if (stored(step.rows[r]) > before[r]) {
+      step.health(r, args.memory_layer) =
+          SumUnits(health.data() + r * static_cast<size_t>(heads * units), heads * units);
+    }
+  }
 }
 
 }  // namespace evenflow

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/cpu/advance_rows.h"
 #include "kernels/cpu/state_pass.h"
 #include "kernels/math/precondition.h"
 #include "kernels/precondition.h"
@@ -83,8 +84,9 @@ class PreconditionPlane {
     stored() = 0;
   }
 
-  // Makes the base A and z at the block's start. Stores them as of `stored_after`.
-  void SetBase(int64_t block, int64_t stored_after) {
+  // Makes the base A and z at the block's start. Stores them as of `stored_after`, and if that is
+  // later than before, the health of A in `health` [units of the head].
+  void SetBase(int64_t block, int64_t stored_after, UnitHealth* health) {
     base_ = StoredPlane();
     base_sums_ = v3_ ? StoredSums() : nullptr;
     if (stored() == block) {
@@ -101,6 +103,7 @@ class PreconditionPlane {
       folded += window_.commit;
       if (folded == stored_after) {
         std::memcpy(StoredPlane(), base_, size_ * size_ * sizeof(float));
+        SumColumns(scratch_.health.data(), 0, of_.key_dim, health);
         if (v3_) {
           std::memcpy(StoredSums(), base_sums_, size_ * sizeof(float));
         }

@@ -19,6 +19,12 @@ struct CpuStep {
   std::vector<int32_t> logit_tokens;  // [logit]
   std::vector<SamplingRow> sampling;  // [logit]
   StepOutput output;
+
+  // Of a row and a memory layer.
+  StateHealth& health(size_t row, int memory_layer) {
+    return output.health[row * static_cast<size_t>(output.memory_layers) +
+                         static_cast<size_t>(memory_layer)];
+  }
 };
 
 // One function an operation, each in the file of its name. `args` as documented in
@@ -29,7 +35,8 @@ void CpuNorm(const NormArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuTokenMix(const TokenMixArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuTokenShift(const TokenShiftArgs& args, const CpuStep& step, WorkerPool& pool);
 void CpuMemoryInputs(const MemoryInputsArgs& args, const CpuStep& step, WorkerPool& pool);
-void CpuPrecondition(const PreconditionArgs& args, const CpuStep& step, WorkerPool& pool);
+// Also fills step.output.health of args.memory_layer.
+void CpuPrecondition(const PreconditionArgs& args, CpuStep& step, WorkerPool& pool);
 void CpuGeneralizedDeltaKeys(const GeneralizedDeltaKeysArgs& args, const CpuStep& step,
                              WorkerPool& pool);
 void CpuMemoryOutput(const MemoryOutputArgs& args, const CpuStep& step, WorkerPool& pool);

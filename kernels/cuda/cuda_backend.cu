@@ -238,11 +238,20 @@ void CudaBackend::MatMul(const MatMulArgs& args) {
   }
 }
 
-void CudaBackend::Advance(const AdvanceArgs& args) {
-  if (args.memory_layer >= kMaxMemoryLayers) {
+void CudaBackend::MakeRoomForHealth(int memory_layer) {
+  if (memory_layer >= kMaxMemoryLayers) {
     Fail("a model has at most " + std::to_string(kMaxMemoryLayers) + " layers");
   }
-  output_.memory_layers = std::max(output_.memory_layers, args.memory_layer + 1);
+  output_.memory_layers = std::max(output_.memory_layers, memory_layer + 1);
+}
+
+void CudaBackend::Precondition(const PreconditionArgs& args) {
+  MakeRoomForHealth(args.memory_layer);
+  Run("Precondition", CudaPrecondition, args);
+}
+
+void CudaBackend::Advance(const AdvanceArgs& args) {
+  MakeRoomForHealth(args.memory_layer);
   Run("Advance", CudaAdvance, args);
 }
 

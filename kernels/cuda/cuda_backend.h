@@ -64,9 +64,7 @@ class CudaBackend final : public Backend {
     Run("MemoryInputs", CudaMemoryInputs, args);
   }
 
-  void Precondition(const PreconditionArgs& args) override {
-    Run("Precondition", CudaPrecondition, args);
-  }
+  void Precondition(const PreconditionArgs& args) override;
 
   void GeneralizedDeltaKeys(const GeneralizedDeltaKeysArgs& args) override {
     Run("GeneralizedDeltaKeys", CudaGeneralizedDeltaKeys, args);
@@ -95,6 +93,8 @@ class CudaBackend final : public Backend {
   // Rows of the bucket; whose they are, which the embedding table and its output tell; whether
   // there are logits, and whether tokens are sampled.
   using GraphKey = std::tuple<int, const void*, const void*, bool, bool>;
+
+  void MakeRoomForHealth(int memory_layer);
 
   enum class Mode { kEager, kCapture, kReplay };
 

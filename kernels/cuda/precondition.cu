@@ -3,6 +3,7 @@
 // kernels/precondition.h. A is symmetric, so that A x is a product of each row
 // with x, one warp a row.
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/precondition_call.cuh"
 #include "kernels/math/activations.h"
 #include "kernels/math/precondition.h"
 
@@ -12,21 +13,9 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 
-struct Call {
-  PreconditionArgs args;
-  PreconditionLayout layout;
-  Window window;  // of A
-  int rows_per_token;
-  int entries;        // of the memory
-  float leak;         // p
-  float fold_growth;  // m of a whole block
-  float fold_root;    // its square root
-  const Row* rows;
-};
-
 class Head {
  public:
-  __device__ Head(const Call& call, const Row& row, int head, float* shared)
+  __device__ Head(const PreconditionCall& call, const Row& row, int head, float* shared)
       : call_(call),
         row_(row),
         head_(head),
@@ -46,14 +35,15 @@ class Head {
   }
 
   // Floats of dynamic shared memory.
-  static size_t SharedFloats(const Call& call) {
+  static size_t SharedFloats(const PreconditionCall& call) {
     return static_cast<size_t>(2 * kReads * call.args.preconditioner.key_dim +
                                call.window.commit * call.rows_per_token);
   }
 
   __device__ void Run() {
     auto* const committed = reinterpret_cast<int64_t*>(layer_ + call_.layout.committed_tokens);
-    stored_ = row_.position == 0 ? 0 : committed[head_];
+    const int64_t before = row_.position == 0 ? 0 : committed[head_];
+    stored_ = before;
     if (row_.position == 0) {
       Begin();
     }
@@ -64,6 +54,9 @@ class Head {
     __syncthreads();
     if (thread_ == 0) {
       committed[head_] = stored_;
+    }
+    if (stored_ > before) {
+      AddHealth(part_, call_.health + blockIdx.y);
     }
   }
 
@@ -164,8 +157,10 @@ class Head {
     if (end <= stored_) {
       return;
     }
+    part_ = {};
     for (int i = thread_; i < dim_ * dim_; i += kThreads) {
       plane_[i] = Element(i / dim_, i % dim_, end);
+      part_.Observe(plane_[i]);
     }
     if (v3()) {
       ForChannels([&](int i) { Sums()[i] = SumElement(i, end); });
@@ -353,7 +348,7 @@ class Head {
     ForChannels([&](int i) { q[i] *= factor; });
   }
 
-  const Call& call_;
+  const PreconditionCall& call_;
   const Row row_;
   const int head_;
   const PreconditionMode mode_;
@@ -362,12 +357,13 @@ class Head {
   float* const plane_;
   const int thread_, lane_, warp_;
   int64_t stored_ = 0;
+  HealthPart part_;   // of what was stored last
   float* x_[kReads];  // in shared memory
   float* y_[kReads];
   float* weights_;
 };
 
-__global__ void PreconditionKernel(const __grid_constant__ Call call) {
+__global__ void PreconditionKernel(const __grid_constant__ PreconditionCall call) {
   extern __shared__ float shared[];
   AwaitInputs();
   const Row row = call.rows[blockIdx.y];
@@ -380,7 +376,7 @@ __global__ void PreconditionKernel(const __grid_constant__ Call call) {
 
 void CudaPrecondition(const PreconditionArgs& args, const CudaStep& step) {
   const Preconditioner& of = args.preconditioner;
-  Call call;
+  PreconditionCall call;
   call.args = args;
   call.layout = LayoutOf(of, args.window);
   call.window = WindowOf(of, args.window);
@@ -390,6 +386,7 @@ void CudaPrecondition(const PreconditionArgs& args, const CudaStep& step) {
   call.fold_growth = Growth(of, call.window.commit);
   call.fold_root = std::sqrt(call.fold_growth);
   call.rows = step.rows;
+  call.health = step.health + int64_t{args.memory_layer} * step.health_stride;
   Launch(PreconditionKernel,
          {dim3(static_cast<unsigned>(of.heads), static_cast<unsigned>(step.row_count)), kThreads,
           sizeof(float) * Head::SharedFloats(call)},

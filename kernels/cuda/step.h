@@ -102,6 +102,7 @@ void CudaNorm(const NormArgs& args, const CudaStep& step);
 void CudaTokenMix(const TokenMixArgs& args, const CudaStep& step);
 void CudaTokenShift(const TokenShiftArgs& args, const CudaStep& step);
 void CudaMemoryInputs(const MemoryInputsArgs& args, const CudaStep& step);
+// Also fills step.health of args.memory_layer.
 void CudaPrecondition(const PreconditionArgs& args, const CudaStep& step);
 void CudaGeneralizedDeltaKeys(const GeneralizedDeltaKeysArgs& args, const CudaStep& step);
 // Also fills step.health of args.memory_layer.

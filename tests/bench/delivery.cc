@@ -128,7 +128,7 @@ int Main() {
     return 1;
   }
   StepEnds ends;
-  Metrics metrics("tiny", (*model)->memory_layers());
+  Metrics metrics("tiny", (*model)->state_planes());
   metrics.SetTokenProbe([&ends](const TokenEvent& event) { ends.Add(event); });
   Workers delivery(2), tokenizing(1);
   auto engine = Engine::Create({}, *std::move(model), *backend, metrics.Observer());

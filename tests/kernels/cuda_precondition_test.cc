@@ -23,6 +23,7 @@ constexpr int kTokens = 90;
 // What the stage leaves of all tokens.
 struct Result {
   std::vector<float> q, beta, w, e;
+  std::vector<StateHealth> health;  // of A, [step]
 };
 
 class CudaPreconditionTest : public testing::TestWithParam<PreconditionMode> {
@@ -86,12 +87,12 @@ class CudaPreconditionTest : public testing::TestWithParam<PreconditionMode> {
         backend.Upload(args.beta, beta.data() + at, count * sizeof(float));
         backend.BeginStep(input);
         backend.Precondition(args);
-        backend.Collect(backend.Launch());
+        return backend.Collect(backend.Launch()).health[0];
       };
       if (drafts && row.tokens <= window.rollback) {
         step(other);
       }
-      step(k);
+      result.health.push_back(step(k));
       const auto take = [&](const float* from, size_t taken, std::vector<float>* to) {
         to->resize(to->size() + taken);
         backend.Download(to->data() + to->size() - taken, from, taken * sizeof(float));
@@ -145,6 +146,13 @@ TEST_P(CudaPreconditionTest, IsThatOfTheCpu) {
         EXPECT_LE(RelativeError(got.q, expected.q), kTolerance);
         EXPECT_LE(RelativeError(got.beta, expected.beta), kTolerance);
         EXPECT_LE(RelativeError(got.w, expected.w), kTolerance);
+        for (size_t i = 0; i < expected.health.size(); ++i) {
+          const StateHealth& of_cpu = expected.health[i];
+          EXPECT_EQ(got.health[i].committed, of_cpu.committed) << "step " << i;
+          EXPECT_NEAR(got.health[i].norm, of_cpu.norm, kTolerance * double{of_cpu.norm});
+          EXPECT_NEAR(got.health[i].max_abs, of_cpu.max_abs, kTolerance * double{of_cpu.norm});
+          EXPECT_EQ(got.health[i].non_finite, 0);
+        }
         EXPECT_TRUE(of.mode == PreconditionMode::kStar || of.mode == PreconditionMode::kSym ||
                     RelativeError(got.e, expected.e) <= kTolerance);
       }

@@ -2,7 +2,6 @@
 // last.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <random>
 #include <string>
@@ -11,104 +10,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "kernels/cpu/step.h"
-
+#include "tests/kernels/precondition_session.h"
 #include "tests/support/vla_reference.h"
 
 namespace evenflow {
 namespace {
 
 using Mode = PreconditionMode;
-
-// What tokens bring, and what the stage makes of it.
-struct Tokens {
-  int count = 0;
-  std::vector<float> k, q, beta, w, e;  // as PreconditionArgs has them
-};
-
-std::vector<float> Normal(size_t count, std::mt19937& random) {
-  std::normal_distribution<float> normal;
-  std::vector<float> all(count);
-  std::generate(all.begin(), all.end(), [&] { return normal(random); });
-  return all;
-}
-
-Tokens RandomTokens(const Preconditioner& of, int count, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::uniform_real_distribution<float> uniform(0, 1);
-  const size_t heads = static_cast<size_t>(count) * static_cast<size_t>(of.heads);
-  Tokens tokens;
-  tokens.count = count;
-  tokens.k = Normal(heads * static_cast<size_t>(of.key_dim), random);
-  tokens.q = Normal(tokens.k.size(), random);
-  tokens.beta.resize(heads);
-  std::generate(tokens.beta.begin(), tokens.beta.end(), [&] { return uniform(random); });
-  return tokens;
-}
-
-// One session's slot.
-class Session {
- public:
-  Session(const Preconditioner& of, const Window& window, int threads = 1)
-      : of_(of), window_(window), layout_(LayoutOf(of, window)), pool_(threads) {
-    memory_.resize(layout_.bytes + 64);
-    base_ = memory_.data() + (64 - reinterpret_cast<uintptr_t>(memory_.data()) % 64) % 64;
-    // Nothing but what the stage wrote itself may be read.
-    std::memset(base_, 0xff, layout_.bytes);
-    std::mt19937 random(99);
-    const auto dim = static_cast<size_t>(of.key_dim);
-    u_weight_ = Normal(static_cast<size_t>(of.heads) * dim * dim, random);
-  }
-
-  // Tokens [begin, end) of `tokens`, at their positions, in one step.
-  void Step(Tokens* tokens, int begin, int end) {
-    const auto heads = static_cast<size_t>(of_.heads);
-    const auto dim = static_cast<size_t>(of_.key_dim);
-    const size_t entries = of_.mode == Mode::kRls ? 2 : 1;
-    tokens->w.resize(tokens->k.size() * entries);
-    tokens->e.resize(tokens->w.size());
-    const size_t first = static_cast<size_t>(begin) * heads;
-    step_.rows = {{0, 0, end - begin, begin}};
-    PreconditionArgs args;
-    args.preconditioner = of_;
-    args.window = window_;
-    args.slots = {base_, layout_.bytes};
-    args.u_weight = u_weight_.data();
-    args.k = tokens->k.data() + first * dim;
-    args.q = tokens->q.data() + first * dim;
-    args.beta = tokens->beta.data() + first;
-    args.w = tokens->w.data() + first * entries * dim;
-    args.e = tokens->e.data() + first * entries * dim;
-    CpuPrecondition(args, step_, pool_);
-  }
-
-  void Run(Tokens* tokens, int chunk) {
-    for (int at = 0; at < tokens->count; at += chunk) {
-      Step(tokens, at, std::min(tokens->count, at + chunk));
-    }
-  }
-
-  // [heads, key_dim, key_dim]
-  std::vector<float> StoredPlane() const {
-    const auto* begin = reinterpret_cast<const float*>(base_ + layout_.plane);
-    return {begin, begin + of_.heads * of_.key_dim * of_.key_dim};
-  }
-
-  std::vector<double> UWeight(int head) const {
-    const auto size = static_cast<ptrdiff_t>(of_.key_dim) * of_.key_dim;
-    return {u_weight_.begin() + head * size, u_weight_.begin() + (head + 1) * size};
-  }
-
- private:
-  const Preconditioner of_;
-  const Window window_;
-  const PreconditionLayout layout_;
-  WorkerPool pool_;
-  CpuStep step_;
-  std::vector<float> u_weight_;
-  std::vector<std::byte> memory_;
-  std::byte* base_ = nullptr;
-};
 
 double Error(const float* got, const std::vector<double>& expected) {
   double difference = 0, norm = 0;
@@ -183,6 +91,59 @@ TEST(PreconditionTest, AnyHeadSizeIsTheRecurrence) {
       session.Run(&tokens, 9);
       EXPECT_LE(WorstError(of, session, before, tokens), kTolerance);
     }
+  }
+}
+
+TEST(PreconditionTest, HealthIsThatOfTheStoredPlane) {
+  for (const Mode mode : kPreconditionModes) {
+    for (const int chunk : {1, 5, 40}) {
+      SCOPED_TRACE(testing::Message() << Name(mode) << " chunk " << chunk);
+      const Preconditioner of = {mode, 0.5, 0.99, 3, 70};
+      Tokens tokens = RandomTokens(of, 80, 8);
+      Session session(of, {16, 2}, 3);
+      std::vector<float> before(3 * 70 * 70);  // I / lambda0
+      for (size_t i = 0; i < before.size(); ++i) {
+        before[i] = i % (70 * 70) % 71 == 0 ? 2 : 0;
+      }
+      int commits = 0;
+      for (int at = 0; at < tokens.count; at += chunk) {
+        session.Step(&tokens, at, at + chunk);
+        const std::vector<float> plane = session.StoredPlane();
+        const StateHealth& health = session.health();
+        ASSERT_EQ(health.committed, plane != before) << "token " << at;
+        before = plane;
+        if (!health.committed) {
+          continue;
+        }
+        ++commits;
+        double square = 0;
+        float max_abs = 0;
+        for (const float a : plane) {
+          square += static_cast<double>(a) * static_cast<double>(a);
+          max_abs = std::max(max_abs, std::abs(a));
+        }
+        EXPECT_NEAR(health.norm, std::sqrt(square), 1e-5 * std::sqrt(square));
+        EXPECT_EQ(health.max_abs, max_abs);
+        EXPECT_EQ(health.non_finite, 0);
+      }
+      EXPECT_GE(commits, 1);
+    }
+  }
+}
+
+TEST(PreconditionTest, HealthCountsWhatIsNoNumber) {
+  for (const Mode mode : kPreconditionModes) {
+    const Preconditioner of = {mode, 0.5, 0.99, 2, 16};
+    Tokens tokens = RandomTokens(of, 80, 8);
+    tokens.k[20 * 2 * 16 + 16 + 3] = std::numeric_limits<float>::quiet_NaN();  // of head 1
+    Session session(of, {16, 2});
+    int counted = 0;
+    for (int at = 0; at < tokens.count; ++at) {
+      session.Step(&tokens, at, at + 1);
+      counted = std::max(counted, session.health().non_finite);
+      EXPECT_TRUE(at >= 20 || counted == 0);
+    }
+    EXPECT_EQ(counted, 16 * 16) << Name(mode);
   }
 }
 

@@ -72,12 +72,14 @@ TEST(RecentMaxTest, ShowsNaN) {
 }
 
 TEST(MetricsTest, EveryMetricNamesTheModel) {
-  Metrics metrics("demo", {0, 3});  // layers 1 and 2 have no memory
+  // Layers 1 and 2 have no memory.
+  Metrics metrics("demo", {{0, "state"}, {3, "state"}, {3, "preconditioner"}});
   metrics.CountEnd(FinishReason::kLength);
   metrics.CountEnd(absl::CancelledError("gone"));
   const EngineObserver observer = metrics.Observer();
   observer.on_step({.seconds = 0.0001, .rows = 3, .prompt_tokens = 7, .decode_tokens = 2});
   observer.on_state_health(1, {.committed = true, .norm = 2, .max_abs = 0.5, .non_finite = 4});
+  observer.on_state_health(2, {.committed = true, .norm = 5, .max_abs = 7});
   const std::string text = Text(metrics);
   for (const char* line : {
            "evenflow_requests_finished_total{model_name=\"demo\",reason=\"length\"} 1",
@@ -89,6 +91,7 @@ TEST(MetricsTest, EveryMetricNamesTheModel) {
            "evenflow_state_norm_count{model_name=\"demo\",layer=\"0\",plane=\"state\"} 0",
            "evenflow_state_max_abs{model_name=\"demo\",layer=\"3\",plane=\"state\"} 0.5",
            "evenflow_state_non_finite_total{model_name=\"demo\",layer=\"3\",plane=\"state\"} 4",
+           "evenflow_state_max_abs{model_name=\"demo\",layer=\"3\",plane=\"preconditioner\"} 7",
            "# TYPE evenflow_time_to_first_token_seconds histogram",
            "# TYPE evenflow_requests_running gauge",
            "process_resident_memory_bytes{model_name=\"demo\"} ",

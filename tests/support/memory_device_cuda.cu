@@ -100,7 +100,8 @@ class CudaMemoryDevice : public MemoryDevice {
   }
 
   double Precondition(const PreconditionArgs& args, CpuStep* step) override {
-    const CudaStep device = StepOf(*step);
+    CudaStep device = StepOf(*step);
+    device.health = health_.Copy(step->output.health);
     const Preconditioner& of = args.preconditioner;
     const size_t heads = static_cast<size_t>(device.token_count) * static_cast<size_t>(of.heads);
     const size_t queries = heads * static_cast<size_t>(of.key_dim);
@@ -115,6 +116,8 @@ class CudaMemoryDevice : public MemoryDevice {
     const auto get = [](float* to, const float* from, size_t count) {
       Check(cudaMemcpy(to, from, count * sizeof(float), cudaMemcpyDeviceToHost));
     };
+    Check(cudaMemcpy(step->output.health.data(), device.health,
+                     step->rows.size() * sizeof(StateHealth), cudaMemcpyDeviceToHost));
     get(args.q, on_device.q, queries);
     get(args.beta, on_device.beta, heads);
     get(args.w, on_device.w, entries);

@@ -255,6 +255,9 @@ void MemorySessions::Precondition(MemoryInputs* inputs) {
   args.w = inputs->k.data();
   args.e = inputs->e.data();
   step_seconds_ += device_->Precondition(args, &step_);
+  // Room for that of the state.
+  step_.output.health.swap(preconditioner_health_);
+  step_.output.health.assign(step_.rows.size(), {});
 }
 
 std::vector<std::vector<float>> MemorySessions::Step(const std::vector<MemoryRow>& rows) {

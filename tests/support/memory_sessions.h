@@ -95,6 +95,9 @@ class MemorySessions {
 
   const std::vector<StateHealth>& health() const { return step_.output.health; }  // [row]
 
+  // [row], of VLA's A.
+  const std::vector<StateHealth>& preconditioner_health() const { return preconditioner_health_; }
+
   double step_seconds() const { return step_seconds_; }  // that the last step took in the kernels
 
  private:
@@ -109,6 +112,7 @@ class MemorySessions {
   const std::unique_ptr<MemoryDevice> device_;
   std::byte* const base_;
   CpuStep step_;
+  std::vector<StateHealth> preconditioner_health_;
   double step_seconds_ = 0;
 };
 

@@ -170,7 +170,10 @@ TEST_F(ModelTest, KnowsItsHybridLayers) {
   ASSERT_TRUE(model.ok()) << model.status();
   EXPECT_EQ((*model)->info().memories,
             std::vector<std::string>({"retention", "window_attention", "retention"}));
-  EXPECT_EQ((*model)->memory_layers(), std::vector<int>({0, 2}));
+  const std::vector<StatePlane> planes = (*model)->state_planes();
+  ASSERT_EQ(planes.size(), 2u);
+  EXPECT_EQ(planes[0].layer, 0);
+  EXPECT_EQ(planes[1].layer, 2);
   const LayerInfo& layer = (*model)->layers()[1];
   EXPECT_EQ(layer.attention_window, 10);
   // Keys and values of 2 heads of 8 channels for 9 earlier tokens and 2 that may be taken back.
@@ -228,6 +231,10 @@ TEST_F(ModelTest, NamesTheModeOfVla) {
   EXPECT_EQ(layer["preconditioner_bytes"], 4 * 2 * 16 * 16 + 64 + 4 * 2 * 18 * 2 * 16);
   EXPECT_GT(layer["state_bytes"], layer["preconditioner_bytes"]);
   EXPECT_THAT(InspectText(**model), HasSubstr("layer 0: vla_least_squares (rls), 2 heads"));
+  const std::vector<StatePlane> planes = (*model)->state_planes();
+  ASSERT_EQ(planes.size(), 2u);
+  EXPECT_EQ(planes[1].layer, 0);
+  EXPECT_STREQ(planes[1].name, "preconditioner");
 }
 
 TEST_F(ModelTest, RefusesVlaOptionsOutOfRange) {
@@ -243,6 +250,10 @@ TEST_F(ModelTest, RefusesVlaOptionsOutOfRange) {
   EXPECT_THAT(error(R"("mu": 1.01)"), HasSubstr("mu is 1.01; allowed"));
   EXPECT_THAT(error(R"("gamma": 0)"), HasSubstr("gamma is 0; allowed"));
   EXPECT_THAT(error(R"("feature_map": "relu")"), HasSubstr("feature_map is \"relu\"; allowed"));
+  for (const char* field : {"num_kv_heads", "num_v_heads"}) {
+    EXPECT_THAT(error("\"" + std::string(field) + "\": 1"),
+                HasSubstr(std::string(field) + " is 1; each head has keys and values of its own"));
+  }
   EXPECT_THAT(error(R"("mode": "v3")"),
               HasSubstr("feature_map is absent; with mode \"v3\", allowed: \"elu\""));
 }

@@ -1,0 +1,47 @@
+// What the kernel of VLA's stage (kernels/cuda/precondition.cu) is launched with, and how the heads
+// of a row report the health of what they stored.
+#ifndef EVENFLOW_KERNELS_CUDA_PRECONDITION_CALL_CUH_
+#define EVENFLOW_KERNELS_CUDA_PRECONDITION_CALL_CUH_
+
+#include "kernels/backend.h"
+#include "kernels/cuda/quad.cuh"
+#include "kernels/precondition.h"
+
+namespace evenflow {
+
+struct PreconditionCall {
+  PreconditionArgs args;
+  PreconditionLayout layout;
+  Window window;  // of A
+  int rows_per_token;
+  int entries;        // of the memory
+  float leak;         // p
+  float fold_growth;  // m of a whole block
+  float fold_root;    // its square root
+  const Row* rows;
+  StateHealth* health;  // device, [row]: zero
+};
+
+// Adds a warp's parts to the health of a row. The norm's last bits depend on the order of the
+// warps; nothing is computed from it.
+__device__ inline void AddHealth(HealthPart part, StateHealth* health) {
+  part.SumLanes(32);
+  if (threadIdx.x % 32 != 0) {
+    return;
+  }
+  health->committed = true;
+  atomicAdd(&health->non_finite, part.non_finite);
+  // Floats that are not negative are in the order of their bits.
+  atomicMax(reinterpret_cast<int*>(&health->max_abs), __float_as_int(part.max_abs));
+  auto* const norm = reinterpret_cast<int*>(&health->norm);
+  int found = __float_as_int(0.0f);
+  for (int expected = found - 1; found != expected;) {
+    expected = found;
+    const float before = __int_as_float(expected);
+    found = atomicCAS(norm, expected, __float_as_int(sqrtf(fmaf(before, before, part.square))));
+  }
+}
+
+}  // namespace evenflow
+
+#endif  // EVENFLOW_KERNELS_CUDA_PRECONDITION_CALL_CUH_
