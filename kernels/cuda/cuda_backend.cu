@@ -271,7 +271,10 @@ void CudaBackend::EndCapture() {
     graphs_[key_] = instance;
     size_t nodes = 0;
     Check(cudaGraphGetNodes(graph, nullptr, &nodes), "counting a step's launches");
-    launches_ = static_cast<int>(nodes);
+    if (step_.row_count >= recorded_rows_) {
+      recorded_rows_ = step_.row_count;
+      launches_ = static_cast<int>(nodes);
+    }
   }
   cudaGraphDestroy(graph);
 }

@@ -42,6 +42,7 @@ class CudaBackend final : public Backend {
 
   std::string error() const override { return error_; }
 
+  // Those of the recorded step with the most rows.
   int launches() const override { return launches_; }
 
   size_t FreeBytes() const override;
@@ -146,7 +147,7 @@ class CudaBackend final : public Backend {
   Ticket launched_ = 0;
   bool decodes_ = false;  // one token a row
   bool samples_ = false;
-  int launches_ = 0;
+  int recorded_rows_ = 0, launches_ = 0;
   StepOutput output_;
 
   Mode mode_ = Mode::kEager;
