@@ -22,15 +22,23 @@ bool Aligned(const void* data) {
   return reinterpret_cast<uintptr_t>(data) % 16 == 0;
 }
 
+// Of a block.
+int MaxSharedBytes() {
+  int most = 0;
+  cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
+  return most;
+}
+
 }  // namespace
 
 bool DecodeSupports(const AdvanceArgs& args, int rows) {
   const MemoryShape& shape = args.shape;
-  const bool memory = VisitMemory(args.memory, []<class Memory>() { return Decoded<Memory>; });
-  const bool key_dim = shape.key_dim == 64 || shape.key_dim == 128 || shape.key_dim == 256;
-  return memory && rows <= kMaxDecodeRows && key_dim && shape.value_dim % kQuad == 0 &&
-         shape.query_heads <= shape.heads && args.window.rollback <= args.window.commit &&
-         args.window.ring() <= kMaxEntries &&
+  int shared_bytes = 0;  // 0: no such shape. States of either type take as many.
+  VisitDecodeShape<float>(
+      args, [&]<class Shape>() { shared_bytes = DecodeShared<Shape>::Bytes(args.window.ring()); });
+  return shared_bytes > 0 && shared_bytes <= MaxSharedBytes() && rows <= kMaxDecodeRows &&
+         shape.value_dim % kQuad == 0 && shape.query_heads <= shape.heads &&
+         args.window.rollback <= args.window.commit && args.window.ring() <= kMaxEntries &&
          (args.slots.slot_bytes | args.layer_offset) % 16 == 0 && Aligned(args.slots.base) &&
          Aligned(args.q) && Aligned(args.k) && Aligned(args.v) && Aligned(args.log_decay);
 }
@@ -38,9 +46,7 @@ bool DecodeSupports(const AdvanceArgs& args, int rows) {
 const char* CudaRefusal(const AdvanceArgs& args) {
   const size_t least =
       IsBanked(args.memory) ? LeastSharedOfBanks(args) : LeastSharedOfAnyShape(args);
-  int most = 0;
-  cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
-  return least <= static_cast<size_t>(most)
+  return least <= static_cast<size_t>(MaxSharedBytes())
              ? nullptr
              : "heads with so many key channels: a few columns of their states must fit into a "
                "multiprocessor's shared memory";

@@ -35,6 +35,11 @@ struct AdvanceCall {
     return row.position == 0 ? 0 : *StoredWord(row);
   }
 
+  // A row's part of `parts`.
+  __device__ HealthPart* Parts(unsigned row_index) const {
+    return parts + int64_t{row_index} * args.shape.heads * Quads(args.shape.value_dim);
+  }
+
   __device__ int64_t StoredAfter(const Row& row, int64_t stored) const {
     const int64_t after = args.window.Stored(row.position + row.tokens - 1);
     return after > stored ? after : stored;
@@ -89,22 +94,20 @@ __device__ inline HealthPart LoadPart(const HealthPart* part) {
 }
 
 // A warp, once all of a row has been read: writes how many tokens its stored state holds and, where
-// that has changed, its health.
-__device__ inline void FinishRow(const AdvanceCall& call, int row_index) {
+// that has changed, its health, the sum of `count` parts.
+__device__ inline void FinishRow(const AdvanceCall& call, int row_index, int count) {
   const Row row = call.rows[row_index];
   const int64_t stored = call.Stored(row);
   const int64_t after = call.StoredAfter(row, stored);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   double square = 0;
   HealthPart sum;
-  if (after > stored) {
-    const int count = call.args.shape.heads * Quads(call.args.shape.value_dim);
-    for (int i = lane; i < count; i += 32) {
-      const HealthPart part = LoadPart(call.parts + int64_t{row_index} * count + i);
-      square += static_cast<double>(part.square);
-      sum.max_abs = fmaxf(sum.max_abs, part.max_abs);
-      sum.non_finite += part.non_finite;
-    }
+#pragma unroll 8
+  for (int i = lane; i < (after > stored ? count : 0); i += 32) {
+    const HealthPart part = LoadPart(call.Parts(static_cast<unsigned>(row_index)) + i);
+    square += static_cast<double>(part.square);
+    sum.max_abs = fmaxf(sum.max_abs, part.max_abs);
+    sum.non_finite += part.non_finite;
   }
   for (int offset = 16; offset > 0; offset /= 2) {
     square += __shfl_xor_sync(kWarp, square, offset);

@@ -62,7 +62,8 @@ __global__ void __launch_bounds__(kFinishThreads) Finish(const __grid_constant__
     }
   }
   if (blockIdx.y == 0 && thread < 32) {
-    FinishRow(call, static_cast<int>(blockIdx.x));
+    FinishRow(call, static_cast<int>(blockIdx.x),
+              call.args.shape.heads * Quads(call.args.shape.value_dim));
   }
 }
 

@@ -1,5 +1,5 @@
-// Hopper's asynchronous copies into shared memory and the barriers that tell of their end: PTX ISA,
-// sections "mbarrier" and "cp.async.bulk". For .cu files of sm_90 and later.
+// Asynchronous copies into shared memory and the barrier that tells of their end: PTX ISA, sections
+// "mbarrier", "cp.async.bulk" (sm_90 and later, one thread) and "cp.async" (before, a warp).
 #ifndef EVENFLOW_KERNELS_CUDA_ASYNC_COPY_CUH_
 #define EVENFLOW_KERNELS_CUDA_ASYNC_COPY_CUH_
 
@@ -11,84 +11,89 @@ __device__ inline uint32_t SharedAddress(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
-// A barrier in shared memory. A phase ends when `arrivals` threads have arrived and all bytes that
-// were expected have come; waiting for the i-th phase is Wait(i & 1).
-struct Mbarrier {
-  uint64_t word;
-
-  __device__ void Init(int arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(&word)),
-                 "r"(arrivals));
+// In shared memory. A warp copies, any number of times, then says that this was all; this ends a
+// phase, once all has come. The i-th phase is awaited with parity i & 1.
+class CopyBarrier {
+ public:
+  // One thread; a FenceInit and a barrier of the threads that use it must follow.
+  __device__ void Init() {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(&word_)),
+                 "r"(kArrivals));
   }
 
-  __device__ void Arrive() {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(&word)) : "memory");
+  // Of the thread that has called Init, after it.
+  __device__ static void FenceInit() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
   }
 
-  __device__ void ArriveAndExpect(uint32_t bytes) {
-    asm volatile(
-        "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(&word)),
-        "r"(bytes)
-        : "memory");
+  // The whole warp. Both addresses and `bytes` are multiples of 16.
+  __device__ void Copy(void* shared, const void* global, int bytes) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#if __CUDA_ARCH__ >= 900
+    if (lane == 0) {
+      asm volatile(
+          "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(&word_)),
+          "r"(bytes)
+          : "memory");
+      asm volatile(
+          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+          "[%3];" ::"r"(SharedAddress(shared)),
+          "l"(global), "r"(bytes), "r"(SharedAddress(&word_))
+          : "memory");
+    }
+#else
+    for (int offset = 16 * lane; offset < bytes; offset += 16 * 32) {
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(SharedAddress(shared) +
+                                                                     static_cast<uint32_t>(offset)),
+                   "l"(static_cast<const char*>(global) + offset)
+                   : "memory");
+    }
+#endif
   }
 
-  __device__ void Expect(uint32_t bytes) {
-    asm volatile(
-        "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(&word)),
-        "r"(bytes)
-        : "memory");
-  }
-
-  // Arrives once all CopyWord of this thread so far have ended.
-  __device__ void ArriveAfterWords() {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(SharedAddress(&word))
+  // The whole warp, after its copies.
+  __device__ void ThatIsAll() {
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x % 32 == 0) {
+      asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(&word_))
+                   : "memory");
+    }
+#else
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(SharedAddress(&word_))
                  : "memory");
+#endif
   }
 
-  __device__ void Wait(uint32_t parity) {
-    asm volatile(
-        "{\n"
-        ".reg .pred done;\n"
-        "WAIT_%=:\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-        "@done bra DONE_%=;\n"
-        "bra WAIT_%=;\n"
-        "DONE_%=:\n"
-        "}" ::"r"(SharedAddress(&word)),
-        "r"(parity)
-        : "memory");
+  __device__ void Wait(int parity) const {
+    uint32_t done = 0;
+    while (done == 0) {
+      asm volatile(
+          "{\n"
+          ".reg .pred done;\n"
+#if __CUDA_ARCH__ >= 900
+          "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+#else
+          "mbarrier.test_wait.parity.shared.b64 done, [%1], %2;\n"
+#endif
+          "selp.u32 %0, 1, 0, done;\n"
+          "}"
+          : "=r"(done)
+          : "r"(SharedAddress(&word_)), "r"(parity)
+          : "memory");
+    }
   }
+
+ private:
+#if __CUDA_ARCH__ >= 900
+  static constexpr int kArrivals = 1;
+#else
+  static constexpr int kArrivals = 32;
+#endif
+
+  uint64_t word_;
 };
-
-// After Init, before other threads use the barriers.
-__device__ inline void FenceMbarrierInit() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-
-// Both addresses and `bytes` are multiples of 16. One thread. For what is read once.
-__device__ inline void CopyBulk(void* shared, const void* global, uint32_t bytes, Mbarrier* end) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(SharedAddress(shared)),
-      "l"(global), "r"(bytes), "r"(SharedAddress(&end->word))
-      : "memory");
-}
-
-// 4 bytes.
-__device__ inline void CopyWord(void* shared, const void* global) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(SharedAddress(shared)), "l"(global)
-               : "memory");
-}
-
-// Orders this thread's ordinary writes to shared memory before later bulk copies to it.
-__device__ inline void FenceBeforeBulk() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-// A barrier of some of the block's warps; id 0 is __syncthreads'.
-__device__ inline void SyncWarps(int id, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
 
 }  // namespace evenflow
 

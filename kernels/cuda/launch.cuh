@@ -42,12 +42,23 @@ inline unsigned CeilDiv(int64_t a, int64_t b) {
   return static_cast<unsigned>((a + b - 1) / b);
 }
 
-// Lets the next kernel be set up, then waits until all that was enqueued before is done and seen.
-__device__ inline void AwaitInputs() {
+// Lets the next kernel be set up.
+__device__ inline void LetNextBegin() {
 #if __CUDA_ARCH__ >= 900
   cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+// Waits until all that was enqueued before is done and seen.
+__device__ inline void AwaitKernelsBefore() {
+#if __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();
 #endif
+}
+
+__device__ inline void AwaitInputs() {
+  LetNextBegin();
+  AwaitKernelsBefore();
 }
 
 // Element `index` of an array of `dtype`.

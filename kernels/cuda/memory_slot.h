@@ -4,7 +4,7 @@
 // The state of a head is cut into quads of 4 columns: [quad][key][4], the last quad as wide as what
 // is left. A warp reads a quad with 16-byte accesses that lie side by side, and any number of
 // adjacent quads is one piece of memory, so one bulk copy. Ring entries of values are cut into
-// tiles of 32 columns: [tile][entry][32], the last tile as wide as what is left.
+// tiles of 16 columns: [tile][entry][16], the last tile as wide as what is left.
 #ifndef EVENFLOW_KERNELS_CUDA_MEMORY_SLOT_H_
 #define EVENFLOW_KERNELS_CUDA_MEMORY_SLOT_H_
 
@@ -15,7 +15,7 @@
 namespace evenflow {
 
 inline constexpr int kQuad = 4;
-inline constexpr int kTile = 32;
+inline constexpr int kTile = 16;
 
 EVENFLOW_HOST_DEVICE inline int Least(int a, int b) {
   return a < b ? a : b;
