@@ -30,6 +30,8 @@ __device__ void ForSegments(const AdvanceCall& call, const Row& row, int queries
     segment.first = t;
     segment.base = static_cast<int>((block < window.lag ? 0 : block - window.lag) - row.position);
     segment.stored = static_cast<int>(stored - row.position);
+    segment.base_block = (row.position + segment.base) / window.commit;
+    segment.stored_block = stored / window.commit;
     segment.reads = (end - t) * queries;
     Row until = row;
     until.tokens = end;

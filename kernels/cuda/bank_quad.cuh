@@ -12,22 +12,63 @@ class BankQuad {
  public:
   // `state`: of bank 0, from `column` on, the quad's first.
   __device__ BankQuad(const MemoryShape& shape, int column, State* state)
-      : width_(QuadWidth(shape.value_dim, column)),
+      : rows_(shape.key_dim),
+        width_(QuadWidth(shape.value_dim, column)),
         state_(state),
         bank_elements_(int64_t{shape.key_dim} * shape.value_dim),
         is_vector_(width_ == kQuad && bank_elements_ % kQuad == 0 &&
                    reinterpret_cast<uintptr_t>(state) % (kQuad * sizeof(State)) == 0) {}
 
-  __device__ float4 Load(int bank, int r) const {
-    const State* from = Row(bank, r);
+  // Rows first + 8 n, as far as there are any, all on their way at once; zeros beyond.
+  template <int kRows>
+  __device__ void Load(int bank, int first, float4 (&s)[kRows]) const {
     if (is_vector_) {
-      return LoadQuad(from);
+      RawQuad<State> raw[kRows];
+#pragma unroll
+      for (int n = 0; n < kRows; ++n) {
+        raw[n] = {};
+        if (first + n * kQuadLanes < rows_) {
+          raw[n] = *reinterpret_cast<const RawQuad<State>*>(Row(bank, first + n * kQuadLanes));
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < kRows; ++n) {
+        s[n] = ToFloats(raw[n]);
+      }
+      return;
     }
-    float s[kQuad] = {};
-    for (int c = 0; c < width_; ++c) {
-      s[c] = ToFloat(from[c]);
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) {
+      float row[kQuad] = {};
+      for (int c = 0; first + n * kQuadLanes < rows_ && c < width_; ++c) {
+        row[c] = ToFloat(Row(bank, first + n * kQuadLanes)[c]);
+      }
+      s[n] = make_float4(row[0], row[1], row[2], row[3]);
     }
-    return make_float4(s[0], s[1], s[2], s[3]);
+  }
+
+  // The same of what the bank holds before entries come: its own, if it is live, and the first
+  // `carried` banks.
+  template <int kRows>
+  __device__ void Gather(int bank, int first, bool is_live, int carried, float4 (&s)[kRows]) const {
+    if (is_live) {
+      Load(bank, first, s);
+    } else {
+#pragma unroll
+      for (int n = 0; n < kRows; ++n) {
+        s[n] = make_float4(0, 0, 0, 0);
+      }
+    }
+    for (int from = 0; from < carried; ++from) {
+      float4 more[kRows];
+      Load(from, first, more);
+#pragma unroll
+      for (int n = 0; n < kRows; ++n) {
+        float sum[kQuad] = {s[n].x, s[n].y, s[n].z, s[n].w};
+        AddScaled(1, more[n], sum);
+        s[n] = Round(sum);
+      }
+    }
   }
 
   __device__ void Store(int bank, int r, float4 quad, HealthPart* part) const {
@@ -55,11 +96,20 @@ class BankQuad {
     return state_ + bank * bank_elements_ + r * width_;
   }
 
+  const int rows_;   // key channels
   const int width_;  // <= 0: the lane has none
   State* const state_;
   const int64_t bank_elements_;
   const bool is_vector_;
 };
+
+// sum += scale x_m s[m] for four rows.
+__device__ inline void AddRows(float4 x, float scale, const float4* s, float (&sum)[kQuad]) {
+  AddScaled(scale * x.x, s[0], sum);
+  AddScaled(scale * x.y, s[1], sum);
+  AddScaled(scale * x.z, s[2], sum);
+  AddScaled(scale * x.w, s[3], sum);
+}
 
 __device__ inline float Column(const float4& quad, int c) {
   return reinterpret_cast<const float*>(&quad)[c];
@@ -74,11 +124,15 @@ __device__ inline void EraseEntries(const BankedPlan& plan, const BankedShared& 
   const int c = quad_lane / 2;
   for (int first = 0; first < plan.commit; first += kAtOnce) {
     float read[kAtOnce][kQuad] = {};
-    for (int i = 0, r = quad_lane; r < plan.dim; ++i, r += kQuadLanes) {
-      const float4 s = shared.work[32 * i];
+    for (int i = 0; i < plan.LaneRows(); i += 4) {
+      float4 s[4];
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+        s[m] = shared.work[32 * (i + m)];
+      }
 #pragma unroll
       for (int n = 0; n < kAtOnce; ++n) {
-        AddScaled(shared.keys[Least(first + n, plan.commit - 1) * plan.dim + r], s, read[n]);
+        AddRows(shared.Key(plan, Least(first + n, plan.commit - 1), i), 1, s, read[n]);
       }
     }
 #pragma unroll

@@ -41,14 +41,12 @@ class BankedPass {
 
  private:
   static constexpr bool kErases = Traits<Memory>::kErases;
-  static constexpr int kFoldRows = 4;
 
   // Rows of a bank that a lane has on their way at once.
   template <int kReads>
-  static constexpr int kReadRows = kReads == 1 ? 8 : 2;
-
-  // A block of positions by its number.
-  __device__ int64_t Block(int t) const { return head_.Position(t) / plan_.commit; }
+  static constexpr int kReadRows = kReads == 1 ? 16 : 4;
+  template <int kReads>
+  static constexpr int kFoldRows = kReads == 1 ? 8 : 4;
 
   __device__ float4 Value(int t) const {
     const float* v = t < 0 ? head_.Value(t, 0, column_) : head_.InputValue(t) + column_;
@@ -56,44 +54,26 @@ class BankedPass {
                        width_ > 3 ? v[3] : 0);
   }
 
-  // s[n]: row first + 8 n, as far as there is one, of what the bank holds before entries come: its
-  // own, and what is carried into it.
-  template <int kRows>
-  __device__ void Gather(int bank, int first, int64_t block, float4 (&s)[kRows]) const {
-    const bool is_live = banks_.Live(bank, block);
-#pragma unroll
-    for (int n = 0; n < kRows; ++n) {
-      const int r = first + n * kQuadLanes;
-      s[n] = is_live && r < plan_.dim ? quad_.Load(bank, r) : make_float4(0, 0, 0, 0);
-    }
-    const int carried = banks_.Takes(bank, block) ? banks_.Carried(bank) : 0;
-    for (int from = 0; from < carried; ++from) {
-#pragma unroll
-      for (int n = 0; n < kRows; ++n) {
-        const int r = first + n * kQuadLanes;
-        float sum[kQuad] = {s[n].x, s[n].y, s[n].z, s[n].w};
-        if (r < plan_.dim) {
-          AddScaled(1, quad_.Load(from, r), sum);
-        }
-        s[n] = BankQuad<State>::Round(sum);
-      }
-    }
-  }
-
   // Queries that read a bank together.
   template <int kReads>
   struct Reads {
-    const float* x;         // [read, key_dim]
+    int first;
     float weights[kReads];  // r of the bank
     float sums[kReads][kQuad] = {};
   };
 
-  // sums[n] += r_n x_n[r] s.
-  template <int kReads>
-  __device__ void AddRow(int r, float4 s, Reads<kReads>* reads) const {
+  // sums[n] += r_n x_n s, from row i of the lane's on.
+  template <int kReads, int kRows>
+  __device__ void Add(int i, const float4 (&s)[kRows], Reads<kReads>* reads) const {
 #pragma unroll
-    for (int n = 0; n < kReads; ++n) {
-      AddScaled(reads->weights[n] * reads->x[n * plan_.dim + r], s, reads->sums[n]);
+    for (int m = 0; m < kRows; m += 4) {
+      if (i + m < plan_.LaneRows()) {
+#pragma unroll
+        for (int n = 0; n < kReads; ++n) {
+          AddRows(shared_.X(plan_, reads->first + n, i + m), reads->weights[n], s + m,
+                  reads->sums[n]);
+        }
+      }
     }
   }
 
@@ -102,10 +82,10 @@ class BankedPass {
   template <int kReads>
   __device__ void Read(const Segment& segment, int first, bool stores) const {
     Reads<kReads> reads;
-    reads.x = shared_.x + first * plan_.dim;
+    reads.first = first;
     HealthPart part;
     for (int bank = 0; bank < plan_.banks; ++bank) {
-      if (!banks_.Live(bank, Block(segment.base))) {
+      if (!banks_.Live(bank, segment.base_block)) {
         continue;
       }
 #pragma unroll
@@ -135,20 +115,10 @@ class BankedPass {
   template <int kReads>
   __device__ void ReadStored(int bank, Reads<kReads>* reads) const {
     constexpr int kRows = kReadRows<kReads>;
-    for (int row = quad_lane_; row < plan_.dim; row += kRows * kQuadLanes) {
+    for (int i = 0; i < plan_.LaneRows(); i += kRows) {
       float4 s[kRows];
-#pragma unroll
-      for (int n = 0; n < kRows; ++n) {
-        const int r = row + n * kQuadLanes;
-        s[n] = r < plan_.dim ? quad_.Load(bank, r) : make_float4(0, 0, 0, 0);
-      }
-#pragma unroll
-      for (int n = 0; n < kRows; ++n) {
-        const int r = row + n * kQuadLanes;
-        if (r < plan_.dim) {
-          AddRow(r, s[n], reads);
-        }
-      }
+      quad_.Load(bank, quad_lane_ + i * kQuadLanes, s);
+      Add(i, s, reads);
     }
   }
 
@@ -156,74 +126,87 @@ class BankedPass {
   template <int kReads>
   __device__ void ReadFolded(const Segment& segment, int bank, HealthPart* part,
                              Reads<kReads>* reads) const {
-    const int64_t block = Block(segment.stored);
-    const bool takes = banks_.Takes(bank, block);
+    constexpr int kRows = kFoldRows<kReads>;
+    const bool is_live = banks_.Live(bank, segment.stored_block);
+    const bool takes = banks_.Takes(bank, segment.stored_block);
+    const int carried = takes ? banks_.Carried(bank) : 0;
     if constexpr (kErases) {
-      for (int i = 0; i < plan_.Rows(); i += kFoldRows) {
-        float4 s[kFoldRows];
-        Gather(bank, quad_lane_ + i * kQuadLanes, block, s);
+      for (int i = 0; i < plan_.LaneRows(); i += 4) {
+        float4 s[4];
+        quad_.Gather(bank, quad_lane_ + i * kQuadLanes, is_live, carried, s);
 #pragma unroll
-        for (int n = 0; n < kFoldRows; ++n) {
-          if (i + n < plan_.Rows()) {
-            shared_.work[32 * (i + n)] = s[n];
-          }
+        for (int n = 0; n < 4; ++n) {
+          shared_.work[32 * (i + n)] = s[n];
         }
       }
       EraseEntries(plan_, shared_, takes);
     }
-    const float decay = shared_.decays[bank];
     const float4* values = kErases ? shared_.erased : shared_.values;
     const int entries = takes || kErases ? plan_.commit : 0;
-    for (int i = 0; i < plan_.Rows(); i += kFoldRows) {
-      const int row = quad_lane_ + i * kQuadLanes;
-      float4 s[kFoldRows];
+    for (int i = 0; i < plan_.LaneRows(); i += kRows) {
+      float4 s[kRows];
       if constexpr (kErases) {
 #pragma unroll
-        for (int n = 0; n < kFoldRows; ++n) {
-          s[n] = i + n < plan_.Rows() ? shared_.work[32 * (i + n)] : make_float4(0, 0, 0, 0);
+        for (int n = 0; n < kRows; ++n) {
+          s[n] = i + n < plan_.LaneRows() ? shared_.work[32 * (i + n)] : make_float4(0, 0, 0, 0);
         }
       } else {
-        Gather(bank, row, block, s);
+        quad_.Gather(bank, quad_lane_ + i * kQuadLanes, is_live, carried, s);
       }
-      float sum[kFoldRows][kQuad];
+      Fold(bank, i, values, entries, s);
 #pragma unroll
-      for (int n = 0; n < kFoldRows; ++n) {
-        sum[n][0] = s[n].x * decay;
-        sum[n][1] = s[n].y * decay;
-        sum[n][2] = s[n].z * decay;
-        sum[n][3] = s[n].w * decay;
-      }
-      for (int j = 0; j < entries; ++j) {
-        const float weight = shared_.entry_weights[j * plan_.banks + bank];
-        const float4 value = values[j];
-#pragma unroll
-        for (int n = 0; n < kFoldRows; ++n) {
-          const int r = row + n * kQuadLanes;
-          if (r < plan_.dim) {
-            AddScaled(weight * shared_.keys[j * plan_.dim + r], value, sum[n]);
-          }
+      for (int n = 0; n < kRows; ++n) {
+        const int r = quad_lane_ + (i + n) * kQuadLanes;
+        if (part != nullptr && r < plan_.dim) {
+          quad_.Store(bank, r, s[n], part);
         }
       }
+      Add(i, s, reads);
+    }
+    __syncwarp();
+  }
+
+  // s <- what is stored of d s + sum_j (c_j k_j) v_j^T, from row i of the lane's on.
+  template <int kRows>
+  __device__ void Fold(int bank, int i, const float4* values, int entries,
+                       float4 (&s)[kRows]) const {
+    const float decay = shared_.decays[bank];
+    float sum[kRows][kQuad];
 #pragma unroll
-      for (int n = 0; n < kFoldRows; ++n) {
-        const int r = row + n * kQuadLanes;
-        if (r < plan_.dim) {
-          const float4 folded = BankQuad<State>::Round(sum[n]);
-          if (part != nullptr) {
-            quad_.Store(bank, r, folded, part);
-          }
-          AddRow(r, folded, reads);
+    for (int n = 0; n < kRows; ++n) {
+      sum[n][0] = s[n].x * decay;
+      sum[n][1] = s[n].y * decay;
+      sum[n][2] = s[n].z * decay;
+      sum[n][3] = s[n].w * decay;
+    }
+    for (int j = 0; j < entries; ++j) {
+      const float weight = shared_.entry_weights[j * plan_.banks + bank];
+      const float4 value = values[j];
+      const float4 weighted =
+          make_float4(weight * value.x, weight * value.y, weight * value.z, weight * value.w);
+#pragma unroll
+      for (int m = 0; m < kRows; m += 4) {
+        if (i + m < plan_.LaneRows()) {
+          const float4 key = shared_.Key(plan_, j, i + m);
+          AddScaled(key.x, weighted, sum[m]);
+          AddScaled(key.y, weighted, sum[m + 1]);
+          AddScaled(key.z, weighted, sum[m + 2]);
+          AddScaled(key.w, weighted, sum[m + 3]);
         }
       }
     }
-    __syncwarp();
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) {
+      s[n] = BankQuad<State>::Round(sum[n]);
+    }
   }
 
   // Adds the entries and writes the result.
   __device__ void Write(const Segment& segment, int read, float (&sum)[kQuad]) const {
     const int i = segment.first + read / head_.queries();
     for (int j = segment.base + quad_lane_; j <= i; j += kQuadLanes) {
-      AddScaled(shared_.pairs[read * plan_.span + j - segment.base], Value(j), sum);
+      const int n = read * plan_.span + j - segment.base;
+      AddScaled(shared_.pair_weights[n] * shared_.scores[n], Value(j), sum);
     }
     const float o = SumQuad(sum);
     const int c = quad_lane_ / 2;

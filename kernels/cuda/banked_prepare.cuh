@@ -29,37 +29,43 @@ class BankedPrepare {
         lane_(thread_ % 32) {}
 
   __device__ void Run(const Segment& segment) const {
-    const int folded = segment.pending() ? plan_.commit : 0;
-    for (int n = thread_; n < folded * plan_.dim; n += threads_) {
-      shared_.keys[n] = head_.Keys(segment.stored + n / plan_.dim)[n % plan_.dim];
-    }
+    const int warp = thread_ / 32, warps = threads_ / 32;
     if constexpr (kErases) {
-      for (int read = thread_ / 32; read < segment.reads; read += threads_ / 32) {
+      for (int read = warp; read < segment.reads; read += warps) {
         LeadBack(segment, read);
       }
     } else {
-      for (int n = thread_; n < segment.reads * plan_.dim; n += threads_) {
-        shared_.x[n] = Query(segment, n / plan_.dim)[n % plan_.dim];
+      for (int read = warp; read < segment.reads; read += warps) {
+        Spread(Query(segment, read), shared_.x + read * plan_.KeyStride());
       }
-      for (int n = thread_ / 32; n < segment.reads * plan_.span; n += threads_ / 32) {
-        Score(segment, n / plan_.span, n % plan_.span);
+      const int groups = (plan_.span + 3) / 4;
+      for (int n = warp; n < segment.reads * groups; n += warps) {
+        ScoreFour(segment, n / groups, n % groups * 4);
       }
     }
-    __syncthreads();
+    if (segment.pending()) {
+      for (int j = warp; j < plan_.commit; j += warps) {
+        Spread(head_.Keys(segment.stored + j), shared_.keys + j * plan_.KeyStride());
+      }
+      PrepareFold(segment.stored);
+    }
     for (int n = thread_; n < segment.reads * plan_.span; n += threads_) {
       const int i = Token(segment, n / plan_.span), j = segment.base + n % plan_.span;
       if (j <= i) {
-        shared_.pairs[n] *= banks_.Pair(i, j);
+        shared_.pair_weights[n] = banks_.Pair(i, j);
       }
     }
-    for (int n = thread_; n < segment.reads * plan_.banks; n += threads_) {
+    for (int n = threads_ - 1 - thread_; n < segment.reads * plan_.banks; n += threads_) {
       shared_.read_weights[n] =
           banks_.Read(Token(segment, n / plan_.banks), segment.base, n % plan_.banks);
     }
-    if (segment.pending()) {
-      PrepareFold(segment.stored);
-    }
     __syncthreads();
+    if (kErases && segment.pending()) {
+      for (int n = warp; n < plan_.commit * plan_.commit; n += warps) {
+        Gram(segment.stored, n / plan_.commit, n % plan_.commit);
+      }
+      __syncthreads();
+    }
   }
 
  private:
@@ -73,22 +79,37 @@ class BankedPrepare {
     return head_.Query(Token(segment, read), read % head_.queries());
   }
 
-  // s_j = k_j . q_i for the entry that many after the base. A warp.
-  __device__ void Score(const Segment& segment, int read, int entry) const {
-    const int j = segment.base + entry;
-    if (j > Token(segment, read)) {
+  // Channels as BankedPlan has them. A warp.
+  __device__ void Spread(const float* from, float* to) const {
+    for (int r = lane_; r < kQuadLanes * plan_.LaneRows(); r += 32) {
+      to[plan_.PlaceOf(r)] = r < plan_.dim ? from[r] : 0;
+    }
+  }
+
+  // s_j = k_j . q_i for the four entries from `first` after the base on. A warp.
+  __device__ void ScoreFour(const Segment& segment, int read, int first) const {
+    const int last = Token(segment, read) - segment.base;
+    if (first > last) {
       return;
     }
     const float* query = Query(segment, read);
-    const float* key = head_.Keys(j);
-    float sum = 0;
+    const float* keys[4];
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+      keys[n] = head_.Keys(segment.base + Least(first + n, last));
+    }
+    float sums[4] = {};
 #pragma unroll 4
     for (int r = lane_; r < plan_.dim; r += 32) {
-      sum = fmaf(key[r], query[r], sum);
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        sums[n] = fmaf(keys[n][r], query[r], sums[n]);
+      }
     }
-    sum = WarpSum(sum);
-    if (lane_ == 0) {
-      shared_.pairs[read * plan_.span + entry] = sum;
+    const float sum = SumWarpOfFour(sums);
+    const int entry = first + lane_ / 8;
+    if (lane_ % 8 == 0 && entry <= last) {
+      shared_.scores[read * plan_.span + entry] = sum;
     }
   }
 
@@ -96,11 +117,8 @@ class BankedPrepare {
   // The next key is loaded before the one before it is through.
   __device__ void LeadBack(const Segment& segment, int read) const {
     const int i = Token(segment, read);
-    float* x = shared_.x + read * plan_.dim;
-    const float* query = Query(segment, read);
-    for (int r = lane_; r < plan_.dim; r += 32) {
-      x[r] = query[r];
-    }
+    float* x = shared_.x + read * plan_.KeyStride();
+    Spread(Query(segment, read), x);
     float next[kKept];
     const auto load = [&](int j) {
       const float* key = head_.Keys(j);
@@ -134,16 +152,19 @@ class BankedPrepare {
         }
       };
       float sum = 0;
-      for_channels([&](int r, float k) { sum = fmaf(k, x[r], sum); });
+      for_channels([&](int r, float k) { sum = fmaf(k, x[plan_.PlaceOf(r)], sum); });
       sum = WarpSum(sum) * strength;
-      for_channels([&](int r, float k) { x[r] = fmaf(-sum, k, x[r]); });
+      for_channels([&](int r, float k) {
+        float& channel = x[plan_.PlaceOf(r)];
+        channel = fmaf(-sum, k, channel);
+      });
       if (lane_ == 0) {
-        shared_.pairs[read * plan_.span + j - segment.base] = sum;
+        shared_.scores[read * plan_.span + j - segment.base] = sum;
       }
     }
   }
 
-  // Of the block that begins with token `begin`, whose keys are there.
+  // Of the block that begins with token `begin`.
   __device__ void PrepareFold(int begin) const {
     const int commit = plan_.commit, last = begin + commit - 1;
     for (int n = thread_; n < commit * plan_.banks; n += threads_) {
@@ -152,24 +173,22 @@ class BankedPrepare {
     for (int bank = thread_; bank < plan_.banks; bank += threads_) {
       shared_.decays[bank] = banks_.Decay(bank, last);
     }
-    if constexpr (kErases) {
-      for (int j = thread_; j < commit; j += threads_) {
-        shared_.strengths[j] = head_.Strength(begin + j);
-        shared_.scales[j] = -head_.Strength(begin + j) * head_.DecaySinceBlock(begin + j);
-      }
-      for (int n = thread_ / 32; n < commit * commit; n += threads_ / 32) {
-        const int j = n / commit, i = n % commit;
-        if (i < j) {
-          Gram(begin, j, i);
-        }
-      }
+    for (int j = thread_; kErases && j < commit; j += threads_) {
+      shared_.strengths[j] = head_.Strength(begin + j);
+      shared_.scales[j] = -head_.Strength(begin + j) * head_.DecaySinceBlock(begin + j);
     }
   }
 
+  // For i < j, once the keys are there. A warp.
   __device__ void Gram(int begin, int j, int i) const {
+    if (i >= j) {
+      return;
+    }
+    const float *key_i = shared_.keys + i * plan_.KeyStride(),
+                *key_j = shared_.keys + j * plan_.KeyStride();
     float sum = 0;
     for (int r = lane_; r < plan_.dim; r += 32) {
-      sum = fmaf(shared_.keys[i * plan_.dim + r], shared_.keys[j * plan_.dim + r], sum);
+      sum = fmaf(key_i[plan_.PlaceOf(r)], key_j[plan_.PlaceOf(r)], sum);
     }
     sum = WarpSum(sum);
     if (lane_ == 0) {

@@ -10,6 +10,7 @@
 
 #include <cfloat>
 #include <cstdint>
+#include <type_traits>
 
 #include <cuda_bf16.h>
 
@@ -101,15 +102,17 @@ __device__ inline State FromFloat(float s) {
   }
 }
 
-// A row of a whole quad.
-__device__ inline float4 LoadQuad(const float* from) {
-  return *reinterpret_cast<const float4*>(from);
+// A row of a whole quad, as it lies in memory.
+template <class State>
+using RawQuad = std::conditional_t<sizeof(State) == 2, uint2, float4>;
+
+__device__ inline float4 ToFloats(float4 raw) {
+  return raw;
 }
 
-__device__ inline float4 LoadQuad(const __nv_bfloat16* from) {
-  const uint2 words = *reinterpret_cast<const uint2*>(from);
-  return make_float4(__uint_as_float(words.x << 16), __uint_as_float(words.x & 0xffff0000u),
-                     __uint_as_float(words.y << 16), __uint_as_float(words.y & 0xffff0000u));
+__device__ inline float4 ToFloats(uint2 raw) {
+  return make_float4(__uint_as_float(raw.x << 16), __uint_as_float(raw.x & 0xffff0000u),
+                     __uint_as_float(raw.y << 16), __uint_as_float(raw.y & 0xffff0000u));
 }
 
 __device__ inline void StoreQuad(float4 quad, float* to) {

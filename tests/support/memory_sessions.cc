@@ -274,7 +274,7 @@ std::vector<std::vector<float>> MemorySessions::Step(const std::vector<MemoryRow
                              static_cast<ptrdiff_t>(setup_.shape.value_dim);
   std::vector<float> o(static_cast<size_t>(token_outputs * inputs.tokens));
   step_seconds_ = 0;
-  if (setup_.mode.has_value()) {
+  if (setup_.mode.has_value() && !rows.empty()) {
     Precondition(&inputs);
   }
   AdvanceArgs args;
