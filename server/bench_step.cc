@@ -127,12 +127,13 @@ class StepTimes {
   double prompt_seconds_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-EngineOptions OptionsFor(int rows, int tokens) {
+EngineOptions OptionsFor(const BenchStepFlags& flags) {
+  const int rows = flags.rows;
   EngineOptions options;
   options.max_sessions = rows;
   options.max_rows = std::max(2, rows);
-  options.step_tokens = std::max(256, rows + 128);
-  options.outbox_tokens = tokens + 1;
+  options.step_tokens = std::max(flags.step_tokens, rows + 128);
+  options.outbox_tokens = kWarmUpSteps + rows + flags.steps + 1;
   return options;
 }
 
@@ -280,7 +281,7 @@ absl::Status RunBenchStep(const BenchStepFlags& flags) {
   if (!weight_bytes.ok()) {
     return weight_bytes.status();
   }
-  const EngineOptions options = OptionsFor(flags.rows, kWarmUpSteps + flags.rows + flags.steps);
+  const EngineOptions options = OptionsFor(flags);
   const absl::StatusOr<std::unique_ptr<Backend>> made = MakeBackend(flags.device);
   if (!made.ok()) {
     return made.status();

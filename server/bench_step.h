@@ -20,6 +20,7 @@ struct BenchStepFlags {
   int rows = 1;
   int steps = 50;
   int prompt_tokens = 0;  // of a prompt whose reading is timed besides
+  int step_tokens = 256;  // of such a prompt in one step
   DeviceOptions device;
   bool json = false;
 };

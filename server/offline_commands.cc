@@ -130,6 +130,9 @@ void AddBenchStep(CLI::App& bench, std::function<int()>& chosen) {
                    "Also time the reading of a prompt of so many tokens")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
+  command->add_option("--step-tokens", flags->step_tokens, "Tokens of such a prompt in one step")
+      ->check(CLI::Range(64, 65536))
+      ->capture_default_str();
   command->add_flag("--json", flags->json, "One JSON object");
 }
 
