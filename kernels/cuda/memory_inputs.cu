@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/cuda/four.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/level_weights.h"
 #include "kernels/math/decay_gate.h"
@@ -181,6 +182,18 @@ __device__ void PrepareValue(const MemoryInputsArgs& args, int64_t token, int he
     const float bias = args.decay.bias == nullptr ? 0.0f : args.decay.bias[head];
     scale = TimeStep(LoadAs<T>(args.projected, token, args.decay_column + head) + bias,
                      args.decay.low, args.decay.high);
+  }
+  if (args.raw_value_dim % 128 == 0 && !args.ones_column && args.v_column % 4 == 0 &&
+      args.projected.stride % 4 == 0) {
+    const T* const from =
+        static_cast<const T*>(args.projected.data) + token * args.projected.stride + column;
+#pragma unroll 4
+    for (int i = 4 * lane; i < args.raw_value_dim; i += 128) {
+      const Four four = LoadFour(from + i);
+      *reinterpret_cast<float4*>(v + i) =
+          make_float4(four.x[0] * scale, four.x[1] * scale, four.x[2] * scale, four.x[3] * scale);
+    }
+    return;
   }
 #pragma unroll 8
   for (int i = lane; i < args.raw_value_dim; i += 32) {

@@ -1,3 +1,4 @@
+#include "kernels/cuda/four.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/math/activations.h"
 #include "kernels/math/head_norm.h"
@@ -80,9 +81,83 @@ __global__ void MemoryOutputKernel(MemoryOutputArgs args) {
   });
 }
 
+constexpr int kHeadWarps = 4;      // of a block
+constexpr int kMaxFours = 4;       // of a lane
+constexpr int kFewestTokens = 17;  // of a step for which a block a head would be too much
+
+// The same for many tokens, a warp for a head: see ServesWarps.
+template <class T>
+__global__ void __launch_bounds__(32 * kHeadWarps)
+    HeadOutputKernel(MemoryOutputArgs args, int64_t count) {
+  AwaitInputs();
+  const int64_t index = int64_t{blockIdx.x} * kHeadWarps + threadIdx.x / 32;
+  if (index >= count) {
+    return;
+  }
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int dim = args.value_dim;
+  const int64_t token = index / args.heads;
+  const int64_t column = index % args.heads * dim;
+  const float* const o = args.o + index * dim;
+  const T* const gate = args.gate.data == nullptr ? nullptr
+                                                  : static_cast<const T*>(args.gate.data) +
+                                                        token * args.gate.stride + column;
+  Four values[kMaxFours], gates[kMaxFours];
+#pragma unroll
+  for (int j = 0; j < kMaxFours; ++j) {
+    const int i = 4 * (lane + 32 * j);
+    values[j] = i < dim ? LoadFour(o + i) : Four{};
+    gates[j] = i < dim && gate != nullptr ? LoadFour(gate + i) : Four{{1, 1, 1, 1}};
+  }
+  float squares = 0;
+#pragma unroll
+  for (int j = 0; j < kMaxFours; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      float& gated = gates[j].x[e];
+      gated = gate == nullptr ? 1.0f : Activate(args.gate_activation, gated);
+      const float value = values[j].x[e];
+      const float normed = args.norm == OutputNorm::kAfterGate ? value * gated : value;
+      squares += normed * normed;
+    }
+  }
+  const float factor =
+      args.norm == OutputNorm::kNone ? 1.0f : InverseRms(WarpSum(squares), dim, args.eps);
+  const float* const weight =
+      args.weight == nullptr || !args.weight_per_head ? args.weight : args.weight + column;
+#pragma unroll
+  for (int j = 0; j < kMaxFours; ++j) {
+    const int i = 4 * (lane + 32 * j);
+    if (i < dim) {
+      const Four w = weight == nullptr ? Four{{1, 1, 1, 1}} : LoadFour(weight + i);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        values[j].x[e] *= factor * w.x[e] * gates[j].x[e];
+      }
+      StoreFour(args.y, token * args.y.stride + column + i, values[j]);
+    }
+  }
+}
+
+// No skip, no normaliser, and everything in whole pieces of 4 channels.
+bool ServesWarps(const MemoryOutputArgs& args, int tokens) {
+  return tokens >= kFewestTokens && args.skip.data == nullptr && !args.normalizer &&
+         args.norm != OutputNorm::kGroup && args.value_dim <= 128 * kMaxFours &&
+         args.value_dim % 4 == 0 && InFours(args.gate) && InFours(args.y) && InFours(args.o) &&
+         InFours(args.weight);
+}
+
 }  // namespace
 
 void CudaMemoryOutput(const MemoryOutputArgs& args, const CudaStep& step) {
+  if (ServesWarps(args, step.token_count)) {
+    const int64_t count = int64_t{step.token_count} * args.heads;
+    WithType(args.gate.dtype, [&]<class T>() {
+      Launch(HeadOutputKernel<T>, {dim3(CeilDiv(count, kHeadWarps)), 32 * kHeadWarps}, step.stream,
+             args, count);
+    });
+    return;
+  }
   const int threads = args.value_dim <= 128 ? 64 : args.value_dim <= 1024 ? 128 : 512;
   const dim3 blocks(static_cast<unsigned>(step.token_count), static_cast<unsigned>(args.heads));
   const DType dtype = args.gate.data == nullptr ? args.skip.dtype : args.gate.dtype;

@@ -228,16 +228,16 @@ TEST_F(CudaOperationsTest, MatMulOfBf16) {
 }
 
 TEST_F(CudaOperationsTest, MemoryOutput) {
-  constexpr int kHeads = 3, kDim = 40, kTokens = 5;
+  constexpr int kHeads = 3, kDim = 40, kTokens = 40;
   const float* const* o = Floats(RandomFloats(kTokens * kHeads * (kDim + 1), 1));
   const float* const* weight = Floats(RandomFloats(kHeads * kDim, 2));
   const float* const* skip_weight = Floats(RandomFloats(kHeads * kDim, 3));
   Twin gate = Make(kTokens, kHeads * kDim, 4), skip = Make(kTokens, kHeads * kDim, 5);
   for (const OutputNorm norm :
        {OutputNorm::kBeforeGate, OutputNorm::kAfterGate, OutputNorm::kNone}) {
-    for (const bool option : {false, true}) {
+    for (const auto& [option, tokens] : {std::pair(false, 5), {false, kTokens}, {true, kTokens}}) {
       Twin y = Make(kTokens, kHeads * kDim, 6);
-      Step(Rows({kTokens}), [&](int device, Backend& backend) {
+      Step(Rows({tokens}), [&, option = option](int device, Backend& backend) {
         MemoryOutputArgs args;
         args.o = o[device];
         args.heads = kHeads;
@@ -255,7 +255,7 @@ TEST_F(CudaOperationsTest, MemoryOutput) {
         args.y = y.on[device];
         backend.MemoryOutput(args);
       });
-      ExpectSame(y, kTokens, kTolerance, option ? "with options" : "plain");
+      ExpectSame(y, tokens, kTolerance, option ? "with options" : "plain");
     }
   }
 }
