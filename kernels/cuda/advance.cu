@@ -1,4 +1,6 @@
 // Chooses the kernels that advance a layer's memories.
+#include <algorithm>
+
 #include "kernels/cuda/advance.cuh"
 #include "kernels/cuda/decode_plan.cuh"
 
@@ -6,6 +8,10 @@ namespace evenflow {
 namespace {
 
 constexpr size_t kAlignment = 256;
+
+size_t RoundUp(size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 size_t LogBytes(const AdvanceArgs& args, const CudaStep& step) {
   const Decay decay = DecayOf(args.memory);
@@ -15,7 +21,13 @@ size_t LogBytes(const AdvanceArgs& args, const CudaStep& step) {
   const auto dim = static_cast<size_t>(decay == Decay::kChannel ? args.shape.key_dim : 1);
   const size_t bytes = static_cast<size_t>(step.token_count) *
                        static_cast<size_t>(args.shape.heads) * dim * sizeof(float);
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  return RoundUp(bytes);
+}
+
+// Whether the call takes any of the step's rows, as far as the host knows.
+bool HasRows(const AdvanceCall& call, const CudaStep& step) {
+  return step.host_rows == nullptr || std::any_of(step.host_rows, step.host_rows + step.row_count,
+                                                  [&](const Row& row) { return call.Takes(row); });
 }
 
 bool Aligned(const void* data) {
@@ -61,21 +73,34 @@ void CudaAdvance(const AdvanceArgs& args, const CudaStep& step) {
   const bool decodes = DecodeSupports(args, step.row_count);
   call.min_tokens = decodes ? 2 : 1;
   const bool any = step.max_row_tokens >= call.min_tokens;
+  const Prompts prompts(args, step);
   const size_t log_bytes = any ? LogBytes(args, step) : 0;
-  const size_t parts = static_cast<size_t>(step.row_count) *
-                       static_cast<size_t>(args.shape.heads * Quads(args.shape.value_dim));
+  const size_t part_bytes = RoundUp(
+      static_cast<size_t>(step.row_count) *
+      static_cast<size_t>(args.shape.heads * Quads(args.shape.value_dim)) * sizeof(HealthPart));
   auto* scratch =
-      static_cast<std::byte*>(step.scratch->Take(log_bytes + parts * sizeof(HealthPart)));
+      static_cast<std::byte*>(step.scratch->Take(log_bytes + part_bytes + prompts.scratch_bytes()));
   if (scratch == nullptr) {
     return;  // the failed allocation stays with the runtime, for the backend to find
   }
   call.logs = reinterpret_cast<float*>(scratch);
   call.parts = reinterpret_cast<HealthPart*>(scratch + log_bytes);
-  if (decodes) {
+  AdvanceCall singles = call;
+  singles.min_tokens = 1;
+  singles.end_tokens = 2;
+  if (decodes && HasRows(singles, step)) {
     (args.state_dtype == DType::kF32 ? DecodeF32 : DecodeBF16)(call, step);
   }
-  if (any) {
-    (IsBanked(args.memory) ? AdvanceBanks : AdvanceAnyShape)(call, step);
+  if (!any) {
+    return;
+  }
+  AdvanceCall others = call;
+  others.end_tokens = prompts.min_tokens();
+  if (HasRows(others, step)) {
+    (IsBanked(args.memory) ? AdvanceBanks : AdvanceAnyShape)(others, step);
+  }
+  if (prompts.any()) {
+    prompts.Advance(call, scratch + log_bytes + part_bytes);
   }
 }
 

@@ -3,6 +3,7 @@
 #ifndef EVENFLOW_KERNELS_CUDA_ADVANCE_CUH_
 #define EVENFLOW_KERNELS_CUDA_ADVANCE_CUH_
 
+#include <climits>
 #include <cstdint>
 
 #include "kernels/cuda/launch.cuh"
@@ -19,7 +20,12 @@ struct AdvanceCall {
   StateHealth* health = nullptr;  // device, [row]
   HealthPart* parts = nullptr;    // device, [row, head, quad]: of what was stored
   float* logs = nullptr;          // device, [token, heads (, key_dim)]: cumulative since the block
-  int min_tokens = 1;             // rows with fewer are left to another kernel
+  int min_tokens = 1;             // rows with fewer, or with as many as end_tokens, are left to
+  int end_tokens = INT_MAX;       // other kernels
+
+  __host__ __device__ bool Takes(const Row& row) const {
+    return row.tokens >= min_tokens && row.tokens < end_tokens;
+  }
 
   __device__ std::byte* Layer(const Row& row) const {
     return args.slots.base + static_cast<size_t>(row.slot) * args.slots.slot_bytes +
@@ -132,11 +138,32 @@ void VisitDecoded(MemoryKind kind, Visitor&& visit) {
   });
 }
 
-// Rows with at least call.min_tokens tokens, of memories with one state a head.
+// Rows that the call takes, of memories with one state a head.
 void AdvanceAnyShape(const AdvanceCall& call, const CudaStep& step);
 
 // All rows, of banked memories.
 void AdvanceBanks(const AdvanceCall& call, const CudaStep& step);
+
+// Rows of many tokens in chunks on tensor cores, in a step of such rows and others.
+class Prompts {
+ public:
+  // None where the shape or the window is not served so.
+  Prompts(const AdvanceArgs& args, const CudaStep& step);
+
+  bool any() const { return bytes_ > 0; }
+
+  // Rows with fewer tokens are not read so.
+  int min_tokens() const;
+
+  size_t scratch_bytes() const { return bytes_; }
+
+  // Enqueues those that the call takes; `scratch` is the operation's.
+  void Advance(const AdvanceCall& call, std::byte* scratch) const;
+
+ private:
+  const CudaStep& step_;
+  size_t bytes_ = 0;  // of the largest launch
+};
 
 // Bytes of shared memory that a block of these needs at least. REQUIRES: args.shape.
 size_t LeastSharedOfAnyShape(const AdvanceArgs& args);

@@ -283,7 +283,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps)
   const int parts = (call.args.shape.value_dim + columns - 1) / columns;
   const int row_head = static_cast<int>(blockIdx.x) / parts;
   const int row = row_head / call.args.shape.heads;
-  if (call.rows[row].tokens < call.min_tokens) {
+  if (!call.Takes(call.rows[row])) {
     return;
   }
   Block<Memory, State> block(call, row, row_head % call.args.shape.heads,

@@ -1,4 +1,4 @@
-// What comes before and after the kernels that go from token to token. For .cu files.
+// What comes before and after the kernels that read several tokens of a row. For .cu files.
 #ifndef EVENFLOW_KERNELS_CUDA_AROUND_ADVANCE_CUH_
 #define EVENFLOW_KERNELS_CUDA_AROUND_ADVANCE_CUH_
 
@@ -8,7 +8,8 @@
 
 namespace evenflow {
 
-inline constexpr int kFinishThreads = 256;
+inline constexpr int kFinishThreads = 512;
+inline constexpr int kLogsAhead = 8;  // loads that are under way at once
 
 // Cumulative log decays of the step's tokens. A block is a row, a head and a block of positions.
 template <class Memory>
@@ -18,16 +19,27 @@ __global__ void SumLogs(const __grid_constant__ AdvanceCall call) {
   const int commit = call.args.window.commit;
   const int first = static_cast<int>(call.args.window.Block(row.position) - row.position) +
                     static_cast<int>(blockIdx.z) * commit;
-  if (row.tokens < call.min_tokens || first >= row.tokens) {
+  if (!call.Takes(row) || first >= row.tokens) {
     return;
   }
   const HeadView<Memory> head(call, row, static_cast<int>(blockIdx.y));
   const int dim = LogDim<Memory>(call.args.shape);
   for (int k = static_cast<int>(threadIdx.x); k < dim; k += static_cast<int>(blockDim.x)) {
     float log = first < 0 ? head.Log(-1)[k] : 0;
-    for (int t = first < 0 ? 0 : first; t < Least(row.tokens, first + commit); ++t) {
-      log += ClampLog(head.LogDecay(t)[k]);
-      head.StepLog(t)[k] = log;
+    const int end = Least(row.tokens, first + commit);
+    for (int t = first < 0 ? 0 : first; t < end; t += kLogsAhead) {
+      float own[kLogsAhead];
+#pragma unroll
+      for (int i = 0; i < kLogsAhead; ++i) {
+        own[i] = t + i < end ? head.LogDecay(t + i)[k] : 0;
+      }
+#pragma unroll
+      for (int i = 0; i < kLogsAhead; ++i) {
+        if (t + i < end) {
+          log += ClampLog(own[i]);
+          head.StepLog(t + i)[k] = log;
+        }
+      }
     }
   }
 }
@@ -38,18 +50,19 @@ template <class Memory>
 __global__ void __launch_bounds__(kFinishThreads) Finish(const __grid_constant__ AdvanceCall call) {
   AwaitInputs();
   const Row row = call.rows[blockIdx.x];
-  if (row.tokens < call.min_tokens) {
+  if (!call.Takes(row)) {
     return;
   }
   const HeadView<Memory> head(call, row, static_cast<int>(blockIdx.y));
   const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
   const int log_dim = LogDim<Memory>(call.args.shape);
   const int first = row.tokens - Least(row.tokens, call.args.window.ring());
-  for (int t = first; t < row.tokens; ++t) {
-    for (int k = thread; k < head.keys_dim(); k += kFinishThreads) {
+  for (int t = first + thread / 32; t < row.tokens; t += kFinishThreads / 32) {
+    for (int k = lane; k < head.keys_dim(); k += 32) {
       head.RingKeys(t)[k] = head.Keys(t)[k];
     }
-    for (int k = thread; Traits<Memory>::kLogs && k < log_dim; k += kFinishThreads) {
+    for (int k = lane; Traits<Memory>::kLogs && k < log_dim; k += 32) {
       head.RingLog(t)[k] = head.StepLog(t)[k];
     }
     if constexpr (Banked<Memory>) {  // values and write strengths as they came

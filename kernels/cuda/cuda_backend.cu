@@ -59,8 +59,8 @@ std::unique_ptr<CudaBackend> CudaBackend::Create(const BackendOptions& options,
     *error = backend->error_;
     return nullptr;
   }
-  backend->activations_ = options.activations;
-  backend->batch_invariant_ = options.batch_invariant;
+  backend->activations_ = backend->step_.activations = options.activations;
+  backend->batch_invariant_ = backend->step_.batch_invariant = options.batch_invariant;
   backend->step_.stream = backend->stream_;
   backend->step_.scratch = &backend->scratch_;
   backend->step_.rotary = &backend->rotary_;

@@ -140,9 +140,9 @@ __global__ void __launch_bounds__(32 * kHeadWarps)
 }
 
 // No skip, no normaliser, and everything in whole pieces of 4 channels.
-bool ServesWarps(const MemoryOutputArgs& args, int tokens) {
-  return tokens >= kFewestTokens && args.skip.data == nullptr && !args.normalizer &&
-         args.norm != OutputNorm::kGroup && args.value_dim <= 128 * kMaxFours &&
+bool ServesWarps(const MemoryOutputArgs& args, const CudaStep& step) {
+  return !step.batch_invariant && step.token_count >= kFewestTokens && args.skip.data == nullptr &&
+         !args.normalizer && args.norm != OutputNorm::kGroup && args.value_dim <= 128 * kMaxFours &&
          args.value_dim % 4 == 0 && InFours(args.gate) && InFours(args.y) && InFours(args.o) &&
          InFours(args.weight);
 }
@@ -150,7 +150,7 @@ bool ServesWarps(const MemoryOutputArgs& args, int tokens) {
 }  // namespace
 
 void CudaMemoryOutput(const MemoryOutputArgs& args, const CudaStep& step) {
-  if (ServesWarps(args, step.token_count)) {
+  if (ServesWarps(args, step)) {
     const int64_t count = int64_t{step.token_count} * args.heads;
     WithType(args.gate.dtype, [&]<class T>() {
       Launch(HeadOutputKernel<T>, {dim3(CeilDiv(count, kHeadWarps)), 32 * kHeadWarps}, step.stream,

@@ -72,6 +72,8 @@ struct CudaStep {
   int logit_count = 0;
   int max_row_tokens = 0;  // of one row; 1: a pure decode step, where row r has token r
   bool capturing = false;
+  DType activations = DType::kBF16;  // fp32: operands of all products are fp32, too
+  bool batch_invariant = false;      // a token's bits do not depend on how many share its step
 
   const Row* rows = nullptr;  // device [row]
   // Device [token]: ids or DrawnAt, of which Embed makes ids.

@@ -1,5 +1,5 @@
-// Shapes that a device may have faster kernels for: the same bits token by token as in chunks, with
-// a neighbour and after tokens were taken back. memory_test compares the chunks with the
+// Shapes that a device may have faster kernels for: the same bits token by token as in short rows,
+// with a neighbour and after tokens were taken back. memory_test compares such rows with the
 // recurrence.
 #include <algorithm>
 #include <vector>
@@ -18,7 +18,7 @@ void ExpectSameBits(const MemorySetup& setup) {
   const MemoryInputs inputs = RandomInputs(setup, kTokens, 18);
   const MemoryInputs other = RandomInputs(setup, kTokens, 19);
   MemorySessions sessions(setup, 3, 1);
-  const auto chunked = sessions.Run(0, inputs, 0, kTokens, 23);
+  const auto chunked = sessions.Run(0, inputs, 0, kTokens, 11);
   std::vector<float> outputs;
   for (int t = 0; t < kTokens; ++t) {
     const auto o = sessions.Step({{2, &other, t, t + 1}, {1, &inputs, t, t + 1}});

@@ -10,7 +10,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/support/memory_reference.h"
+#include "tests/support/expect_near.h"
 #include "tests/support/memory_sessions.h"
 
 namespace evenflow {
@@ -44,46 +44,6 @@ class MemoryTest : public ::testing::Test {
 };
 
 TYPED_TEST_SUITE(MemoryTest, Memories, MemoryName);
-
-// Checks outputs [token, output_heads, value_dim] by the norm of each head's error.
-//
-// The error of a read with a unit query is at most that of the state (Cauchy-Schwarz). Each token
-// rounds the state or its part in it about once, and a read is a sum of key_dim + window products;
-// such errors are independent and add like a random walk, relative to the largest state so far (a
-// delta rule never amplifies them: its factor has norm 1). 2 is for what is neither.
-// A bf16 state is rounded once a fold besides, by at most 2^-9 relative.
-void ExpectNear(const MemorySetup& setup, const std::vector<float>& got,
-                const MemoryReference& expected) {
-  const MemoryShape& shape = setup.shape;
-  const auto dim = static_cast<size_t>(shape.value_dim);
-  const auto heads = static_cast<size_t>(shape.output_heads());
-  ASSERT_EQ(got.size(), expected.outputs.size());
-  double worst = 0;
-  std::string where;
-  for (size_t i = 0; i < got.size() / dim; ++i) {
-    double error = 0;
-    for (size_t c = 0; c < dim; ++c) {
-      error =
-          std::hypot(error, static_cast<double>(got[i * dim + c]) - expected.outputs[i * dim + c]);
-    }
-    const size_t token = i / heads;
-    const size_t state_head = i % heads / (heads / static_cast<size_t>(shape.heads));
-    const double peak = expected.peak_norms[token * static_cast<size_t>(shape.heads) + state_head];
-    const auto steps = static_cast<double>(token + 1);
-    double relative = 2 * std::numeric_limits<float>::epsilon() *
-                      std::sqrt(shape.key_dim + setup.window.commit + steps);
-    if (setup.state_dtype == DType::kBF16) {
-      relative += 2 * std::ldexp(1.0, -9) * std::sqrt(std::ceil(steps / setup.window.commit));
-    }
-    const double ratio = error / (relative * peak);
-    if (!(ratio <= worst)) {
-      worst = ratio;
-      where = "token " + std::to_string(token) + ", head " + std::to_string(i % heads) +
-              ", error " + std::to_string(error) + " of " + std::to_string(peak);
-    }
-  }
-  EXPECT_LE(worst, 1) << where;
-}
 
 constexpr Window kWindows[] = {{1, 0},  {1, 2},  {1, 5},  {7, 0},  {7, 2},  {7, 5},
                                {16, 0}, {16, 2}, {16, 5}, {32, 0}, {32, 2}, {32, 5}};
@@ -150,15 +110,18 @@ TYPED_TEST(MemoryTest, ChunksChangeNoBit) {
       MemorySessions sessions(setup, 2, 1);
       const auto expected = sessions.Run(0, inputs, 0, 200, 1);
       for (const int chunk : {5, 64, 200}) {
-        sessions.Reset(1);
-        EXPECT_EQ(sessions.Run(1, inputs, 0, 200, chunk), expected) << "chunks of " << chunk;
-        EXPECT_EQ(sessions.StoredState(1), sessions.StoredState(0));
+        if (chunk < DevicePromptTokens()) {
+          sessions.Reset(1);
+          EXPECT_EQ(sessions.Run(1, inputs, 0, 200, chunk), expected) << "chunks of " << chunk;
+          EXPECT_EQ(sessions.StoredState(1), sessions.StoredState(0));
+        }
       }
       sessions.Reset(1);
       std::mt19937 random(5);
       std::vector<float> outputs;
+      const auto most = static_cast<unsigned>(std::min(40, DevicePromptTokens() - 1));
       for (int at = 0; at < 200;) {
-        const int end = std::min<int>(200, at + 1 + static_cast<int>(random() % 40));
+        const int end = std::min<int>(200, at + 1 + static_cast<int>(random() % most));
         const auto o = sessions.Run(1, inputs, at, end, 200);
         outputs.insert(outputs.end(), o.begin(), o.end());
         at = end;

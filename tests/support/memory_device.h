@@ -39,8 +39,12 @@ class MemoryDevice {
 // What the device does not serve of that memory; nullptr: it serves it.
 const char* DeviceRefusal(MemoryKind memory);
 
-// `threads`: of the CPU.
-std::unique_ptr<MemoryDevice> CreateMemoryDevice(int threads);
+// Rows of that many tokens and more may be read by other kernels than shorter ones, whose results
+// differ by what they round; INT_MAX: all rows give the same bits.
+int DevicePromptTokens();
+
+// `threads`: of the CPU. `activations`: as BackendOptions has it.
+std::unique_ptr<MemoryDevice> CreateMemoryDevice(int threads, DType activations);
 
 }  // namespace evenflow
 

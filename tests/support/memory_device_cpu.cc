@@ -1,4 +1,5 @@
 #include <chrono>
+#include <climits>
 #include <cstring>
 
 #include "tests/support/memory_device.h"
@@ -64,7 +65,11 @@ const char* DeviceRefusal(MemoryKind /*memory*/) {
   return nullptr;
 }
 
-std::unique_ptr<MemoryDevice> CreateMemoryDevice(int threads) {
+int DevicePromptTokens() {
+  return INT_MAX;
+}
+
+std::unique_ptr<MemoryDevice> CreateMemoryDevice(int threads, DType /*activations*/) {
   return std::make_unique<CpuMemoryDevice>(threads);
 }
 

@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "kernels/cuda/memory_slot.h"
+#include "kernels/cuda/prefill.cuh"
 #include "kernels/cuda/step.h"
 
 #include "tests/support/memory_device.h"
@@ -129,7 +130,7 @@ class CudaMemoryDevice : public MemoryDevice {
     return evenflow::StateIndex(shape.key_dim, shape.value_dim, key, column);
   }
 
-  CudaMemoryDevice() {
+  explicit CudaMemoryDevice(DType activations) : activations_(activations) {
     Check(cudaEventCreate(&begin_));
     Check(cudaEventCreate(&end_));
   }
@@ -148,6 +149,8 @@ class CudaMemoryDevice : public MemoryDevice {
       device.max_row_tokens = std::max(device.max_row_tokens, row.tokens);
     }
     device.rows = rows_.Copy(step.rows);
+    device.host_rows = step.rows.data();
+    device.activations = activations_;
     device.scratch = &scratch_;
     return device;
   }
@@ -168,6 +171,7 @@ class CudaMemoryDevice : public MemoryDevice {
   Buffer slots_, q_, k_, w_, e_, v_, log_decay_, beta_, level_weights_, rates_, coefficients_, o_,
       rows_, health_, counters_;
   CudaScratch scratch_;
+  const DType activations_;
   cudaEvent_t begin_ = nullptr;
   cudaEvent_t end_ = nullptr;
 };
@@ -180,8 +184,12 @@ const char* DeviceRefusal(MemoryKind memory) {
   return CudaRefusal(args);
 }
 
-std::unique_ptr<MemoryDevice> CreateMemoryDevice(int /*threads*/) {
-  return std::make_unique<CudaMemoryDevice>();
+int DevicePromptTokens() {
+  return kMinPromptTokens;
+}
+
+std::unique_ptr<MemoryDevice> CreateMemoryDevice(int /*threads*/, DType activations) {
+  return std::make_unique<CudaMemoryDevice>(activations);
 }
 
 }  // namespace evenflow

@@ -219,7 +219,7 @@ MemorySessions::MemorySessions(const MemorySetup& setup, int slots, int threads)
     : setup_(setup),
       layout_(LayoutOf(setup.memory, setup.shape, setup.window, setup.state_dtype)),
       slot_bytes_(SlotBytes(setup)),
-      device_(CreateMemoryDevice(threads)),
+      device_(CreateMemoryDevice(threads, setup.activations)),
       base_(device_->Allocate(slot_bytes_ * static_cast<size_t>(slots))) {
   for (int slot = 0; slot < slots; ++slot) {
     Reset(slot);

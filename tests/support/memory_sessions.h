@@ -23,6 +23,7 @@ struct MemorySetup {
   std::optional<PreconditionMode> mode = std::nullopt;  // VLA: what comes before the memory
   double lambda0 = 0.5, mu = 0.99;                      // VLA's
   bool forgets_top = false;                             // as AdvanceArgs has it
+  DType activations = DType::kF32;  // bf16: operands of a device's products may be, too
 
   // REQUIRES: mode.
   Preconditioner preconditioner() const;

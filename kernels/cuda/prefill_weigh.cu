@@ -1,0 +1,392 @@
+// What the tokens of each chunk weigh: see kernels/cuda/prefill.cuh. A block is a chunk and a head;
+// keys come in slices of 64, and warp I takes the reads of tokens [16 I, 16 I + 16).
+#include "kernels/cuda/prefill_logs.cuh"
+#include "kernels/cuda/prefill_triangle.cuh"
+
+namespace evenflow {
+namespace {
+
+constexpr int kPairs = kMma * (kMma + 1) / 2;  // (i, j <= i) of 16 tokens
+
+struct Slice {
+  float x[kChunk][kStride];
+};
+
+template <bool kChannels>
+struct WeighShared {
+  union {
+    struct {
+      Slice queries, keys;
+    };
+
+    Triangle triangle;  // once keys are done
+  };
+
+  SharedLogs<kChannels> logs;
+  float beta[kChunk];
+  float diagonal[2][kChunk][kChannels ? kMma + 1 : 1];  // of A, of M: [token, token - 16 I]
+};
+
+template <class Memory, int kParts>
+class Weigher {
+ public:
+  using T = Traits<Memory>;
+  using Shared = WeighShared<T::kChannels>;
+
+  __device__ Weigher(const PromptCall& call, const Row& row, int head, const Chunks& chunks,
+                     int chunk, std::byte* weights, Shared& shared)
+      : call_(call),
+        head_(call.advance, row, head),
+        logs_(head_, head, call.advance.args, chunks, chunk, shared.logs),
+        shared_(shared),
+        weights_(weights),
+        dim_(call.advance.args.shape.key_dim),
+        begin_(chunks.begin(chunk)),
+        count_(chunks.end(chunk) - begin_),
+        store_(chunks.store(chunk)),
+        warp_(static_cast<int>(threadIdx.x) / 32),
+        lane_(static_cast<int>(threadIdx.x) % 32),
+        g_(lane_ / 4),
+        t_(lane_ % 4) {}
+
+  __device__ void Run() {
+    for (int n = static_cast<int>(threadIdx.x); T::kErases && n < kChunk; n += kWeighThreads) {
+      const int t = begin_ + n;
+      shared_.beta[n] = n >= count_ ? 0.0f : t < 0 ? 1.0f : head_.Beta(t);
+    }
+    for (int query = 0; query < call_.layout.queries; ++query) {
+      Query(query);
+    }
+    if constexpr (T::kErases) {
+      SolveTriangle();
+    }
+  }
+
+ private:
+  static __device__ float Exp(float x) { return kParts == 1 ? __expf(x) : expf(x); }
+
+  // Begins to copy 64 keys from `first` on of what `of(t)` points at, for tokens from `from` on;
+  // zeros elsewhere.
+  template <class Of>
+  __device__ void FetchSlice(int first, int from, const Of& of, Slice* to) {
+    for (int p = static_cast<int>(threadIdx.x); p < kChunk * kSlice / 4; p += kWeighThreads) {
+      const int n = p / (kSlice / 4), k = p % (kSlice / 4) * 4;
+      const bool there = n < count_ && begin_ + n >= from;
+      const int count = there ? dim_ - first - k : 0;
+      CopyFour(&to->x[n][k], of(there ? begin_ + n : 0) + (count > 0 ? first + k : 0), count,
+               call_.wide);
+    }
+  }
+
+  // Queries, keys and logs of a slice.
+  __device__ void LoadSlice(int query, int first) {
+    __syncthreads();
+    FetchSlice(
+        first, 0, [&](int t) { return head_.Query(t, query); }, &shared_.queries);
+    FetchSlice(
+        first, begin_, [&](int t) { return head_.Keys(t); }, &shared_.keys);
+    if (T::kChannels || first == 0) {
+      logs_.Fetch(first, call_.wide);
+    }
+    CommitCopies();
+    WaitForCopies<0>();
+    __syncthreads();
+    if (T::kChannels || first == 0) {
+      logs_.SumBlocks();
+      __syncthreads();
+    }
+  }
+
+  __device__ std::byte* Tile(int stage, int slab, int tile) const {
+    return weights_ + stage + slab * call_.layout.slab() + tile * call_.layout.tile();
+  }
+
+  // Rows of `x`, times e^{L}, for 64 keys.
+  __device__ void StoreRows(const Slice& x, int from, int stage) {
+    for (int i = warp_; i < kMmas * kMmas; i += kMmas) {
+      const int slab = i / kMmas, tile = i % kMmas;
+      float2 pairs[4];
+#pragma unroll
+      for (int p = 0; p < 4; ++p) {
+        const int n = kMma * tile + g_ + p / 2 * 8;
+        const int k = kMma * slab + 2 * t_ + p % 2 * 8;
+        const bool reads = begin_ + n >= from;
+        const float low = Exp(logs_.SinceChunk(n, k));
+        const float high = T::kChannels ? Exp(logs_.SinceChunk(n, k + 1)) : low;
+        pairs[p] = make_float2(reads ? x.x[n][k] * low : 0, reads ? x.x[n][k + 1] * high : 0);
+      }
+      StoreTile<kParts>(Tile(stage, slab, tile), pairs);
+    }
+  }
+
+  // Keys as they are folded: w_j e^{L_last - L_j}, with the last token of j's segment; and D.
+  __device__ void StoreFolds(int stage) {
+    const auto last_of = [&](int n) { return n < store_ ? store_ - 1 : kChunk - 1; };
+    for (int i = warp_; i < kMmas * kMmas; i += kMmas) {
+      const int slab = i / kMmas, tile = i % kMmas;
+      float2 pairs[4];
+#pragma unroll
+      for (int p = 0; p < 4; ++p) {
+        const int k = kMma * slab + g_ + p / 2 * 8;
+        const int n = kMma * tile + 2 * t_ + p % 2 * 8;
+        const int last = last_of(n);
+        pairs[p] = make_float2(shared_.keys.x[n][k] * Exp(logs_.Between(last, n, k)),
+                               shared_.keys.x[n + 1][k] * Exp(logs_.Between(last, n + 1, k)));
+      }
+      StoreTile<kParts>(Tile(stage, slab, tile), pairs);
+    }
+    auto* decay = reinterpret_cast<float*>(weights_ + stage + call_.layout.stage());
+    const int k = static_cast<int>(threadIdx.x) % kSlice;
+    if (static_cast<int>(threadIdx.x) < kSlice) {
+      decay[k] = store_ > 0 ? Exp(logs_.SinceChunk(store_ - 1, k)) : 1.0f;
+    } else {
+      decay[kSlice + k] = Exp(store_ > 0 ? logs_.Between(kChunk - 1, store_ - 1, k)
+                                         : logs_.SinceChunk(kChunk - 1, k));
+    }
+  }
+
+  // x[i][k, k + 1] of the warp's tokens, as A. Where channels decay, since the token before them.
+  __device__ MmaA<kParts> LoadA(const Slice& x, int k) const {
+    float d[2][4];
+#pragma unroll
+    for (int p = 0; p < 4; ++p) {
+      const int i = kMma * warp_ + g_ + p % 2 * 8;
+      const int key = k + 2 * t_ + p / 2 * 8;
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const float decay = T::kChannels ? Exp(logs_.Between(i, kMma * warp_ - 1, key + e)) : 1.0f;
+        d[p / 2][p % 2 * 2 + e] = x.x[i][key + e] * decay;
+      }
+    }
+    return SplitA<kParts>(d[0], d[1]);
+  }
+
+  // sums[j] += x . w_j over 64 keys, for the warp's tokens and j of as many tiles of 8 as there are
+  // before them and, unless channels decay, of theirs.
+  __device__ void AddProducts(const Slice& x, float (&sums)[2 * kMmas][4]) const {
+    const int tiles = 2 * (T::kChannels ? warp_ : warp_ + 1);
+    if (tiles == 0) {
+      return;
+    }
+    for (int k = 0; k < kSlice; k += kMma) {
+      const MmaA<kParts> a = LoadA(x, k);
+#pragma unroll
+      for (int tile = 0; tile < 2 * kMmas; ++tile) {
+        if (tile < tiles) {
+          uint32_t b[2][kParts];
+#pragma unroll
+          for (int p = 0; p < 2; ++p) {
+            const int j = 8 * tile + g_;
+            const int key = k + 2 * t_ + p * 8;
+            float w[2] = {shared_.keys.x[j][key], shared_.keys.x[j][key + 1]};
+            if constexpr (T::kChannels) {
+              w[0] *= Exp(logs_.Between(kMma * warp_ - 1, j, key));
+              w[1] *= Exp(logs_.Between(kMma * warp_ - 1, j, key + 1));
+            }
+            SplitPair<kParts>(w[0], w[1], b[p]);
+          }
+#pragma unroll
+          for (int p = kParts - 1; p >= 0; --p) {
+#pragma unroll
+            for (int q = kParts - 1 - p; q >= 0; --q) {
+              Mma(a.part[q], b[0][p], b[1][p], sums[tile]);
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // The same among the warp's own tokens where channels decay, in fp32: a lane a pair.
+  __device__ void AddDiagonal(const Slice& x, int of) {
+    for (int pair = lane_; pair < kPairs; pair += 32) {
+      int i = 0;
+      while ((i + 1) * (i + 2) / 2 <= pair) {
+        ++i;
+      }
+      const int j = kMma * warp_ + pair - i * (i + 1) / 2;
+      i += kMma * warp_;
+      float sum = 0;
+#pragma unroll 4
+      for (int step = 0; step < kSlice; ++step) {
+        const int k = (step + lane_) % kSlice;
+        const float decay = Exp(logs_.SinceBlock(i, k) - logs_.SinceBlock(j, k));
+        sum = fmaf(x.x[i][k] * decay, shared_.keys.x[j][k], sum);
+      }
+      shared_.diagonal[of][i][j - kMma * warp_] += sum;
+    }
+  }
+
+  // e^{L_i - L_j} times what was summed; 0 for j > i, and for j = i where it is `strict`.
+  __device__ void Finish(float (&sums)[2 * kMmas][4], int of, bool strict) const {
+#pragma unroll
+    for (int tile = 0; tile < 2 * kMmas; ++tile) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int i = kMma * warp_ + g_ + e / 2 * 8;
+        const int j = 8 * tile + 2 * t_ + e % 2;
+        float& sum = sums[tile][e];
+        if (strict ? j >= i : j > i) {
+          sum = 0;
+        } else if constexpr (T::kChannels) {
+          sum = j >= kMma * warp_ ? shared_.diagonal[of][i][j - kMma * warp_] : sum;
+        } else {
+          sum *= Exp(logs_.Between(i, j, 0));
+        }
+      }
+    }
+  }
+
+  // A and Q' of a query; with the first of them all that the keys weigh.
+  __device__ void Query(int query) {
+    const bool first = query == 0;
+    const WeightLayout& layout = call_.layout;
+    const int stage = layout.read(query + (T::kErases ? 1 : 0));
+    float scores[2 * kMmas][4] = {}, erases[2 * kMmas][4] = {};
+    if constexpr (T::kChannels) {
+      __syncwarp();
+      for (int i = lane_; i < kMma * (kMma + 1); i += 32) {  // of the warp's tokens
+        shared_.diagonal[0][kMma * warp_][i] = shared_.diagonal[1][kMma * warp_][i] = 0;
+      }
+    }
+    for (int slice = 0; slice < layout.slices; ++slice) {
+      LoadSlice(query, slice * kSlice);
+      StoreRows(shared_.queries, 0, stage + slice * layout.stage());
+      AddProducts(shared_.queries, scores);
+      if constexpr (T::kChannels) {
+        AddDiagonal(shared_.queries, 0);
+      }
+      if (first) {
+        StoreFolds(layout.folds() + slice * layout.fold_stage());
+        if constexpr (T::kErases) {
+          StoreRows(shared_.keys, 0, slice * layout.stage());
+          AddProducts(shared_.keys, erases);
+          if constexpr (T::kChannels) {
+            AddDiagonal(shared_.keys, 1);
+          }
+        }
+      }
+    }
+    __syncthreads();
+    Finish(scores, 0, false);
+    StoreSquare(scores, stage + layout.slices * layout.stage());
+    if constexpr (T::kErases) {
+      if (first) {
+        Finish(erases, 1, true);
+        KeepErases(erases);
+      }
+    }
+  }
+
+  // The warp's rows of A, as far as tokens read.
+  __device__ void StoreSquare(const float (&sums)[2 * kMmas][4], int stage) const {
+#pragma unroll
+    for (int j = 0; j < kMmas; ++j) {
+      if (j <= warp_) {
+        const float(&left)[4] = sums[2 * j];
+        const float(&right)[4] = sums[2 * j + 1];
+        const float2 pairs[4] = {make_float2(left[0], left[1]), make_float2(right[0], right[1]),
+                                 make_float2(left[2], left[3]), make_float2(right[2], right[3])};
+        StoreTile<kParts>(Tile(stage, j, warp_), pairs);
+      }
+    }
+  }
+
+  // M, in registers until all queries are done.
+  __device__ void KeepErases(const float (&sums)[2 * kMmas][4]) {
+#pragma unroll
+    for (int tile = 0; tile < 2 * kMmas; ++tile) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int i = kMma * warp_ + g_ + e / 2 * 8;
+        m_[tile][e] = begin_ + i < 0 ? 0 : shared_.beta[i] * sums[tile][e];
+      }
+    }
+  }
+
+  // T, from M.
+  __device__ void SolveTriangle() {
+    __syncthreads();
+    Triangle& triangle = shared_.triangle;
+#pragma unroll
+    for (int tile = 0; tile < 2 * kMmas; ++tile) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        triangle.m[kMma * warp_ + g_ + e / 2 * 8][8 * tile + 2 * t_ + e % 2] = m_[tile][e];
+      }
+    }
+    __syncthreads();
+    triangle.Solve(shared_.beta);
+    __syncthreads();
+    for (int j = 0; j <= warp_; ++j) {
+      float2 pairs[4];
+#pragma unroll
+      for (int p = 0; p < 4; ++p) {
+        pairs[p] = triangle.Pair(kMma * warp_ + g_ + p / 2 * 8, kMma * j + 2 * t_ + p % 2 * 8);
+      }
+      StoreTile<kParts>(Tile(call_.layout.slices * call_.layout.stage(), j, warp_), pairs);
+    }
+  }
+
+  const PromptCall& call_;
+  const HeadView<Memory> head_;
+  const LogsOfChunk<Memory> logs_;
+  Shared& shared_;
+  std::byte* const weights_;
+  const int dim_;
+  const int begin_;  // of the chunk, in distances from the row's first token
+  const int count_;  // tokens
+  const int store_;  // of these in the state that is stored, or 0
+  const int warp_;
+  const int lane_;
+  const int g_;
+  const int t_;
+  float m_[T::kErases ? 2 * kMmas : 1][4];
+};
+
+template <class Memory, int kParts>
+__global__ void __launch_bounds__(kWeighThreads) Weigh(const __grid_constant__ PromptCall call) {
+  extern __shared__ float4 shared[];
+  AwaitInputs();
+  const int item = static_cast<int>(blockIdx.x);
+  int r = 0;
+  while (call.rows.first_item[r + 1] <= item) {
+    ++r;
+  }
+  const Row row = call.advance.rows[call.rows.row[r]];
+  const Chunks chunks(call.advance, row);
+  const int chunk = item - call.rows.first_item[r];
+  if (chunk >= chunks.count()) {
+    return;
+  }
+  const int head = static_cast<int>(blockIdx.y);
+  Weigher<Memory, kParts> weigher(
+      call, row, head, chunks, chunk, call.Weights(item, head),
+      *reinterpret_cast<WeighShared<Traits<Memory>::kChannels>*>(shared));
+  weigher.Run();
+}
+
+template <class Memory, int kParts>
+void Run(const PromptCall& call, int items, cudaStream_t stream) {
+  const auto kernel = Weigh<Memory, kParts>;
+  const size_t bytes = sizeof(WeighShared<Traits<Memory>::kChannels>);
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                       static_cast<int>(bytes));
+  const dim3 blocks(static_cast<unsigned>(items),
+                    static_cast<unsigned>(call.advance.args.shape.heads));
+  Launch(kernel, {blocks, kWeighThreads, bytes}, stream, call);
+}
+
+}  // namespace
+
+void WeighPrompts(const PromptCall& call, int items, cudaStream_t stream) {
+  VisitDecoded(call.advance.args.memory, [&]<class Memory>() {
+    if (call.layout.parts == kFastParts) {
+      Run<Memory, kFastParts>(call, items, stream);
+    } else {
+      Run<Memory, kExactParts>(call, items, stream);
+    }
+  });
+}
+
+}  // namespace evenflow
