@@ -9,7 +9,7 @@ build=(g++ cmake ninja-build pkg-config ccache libgrpc++-dev libprotobuf-dev pro
        protobuf-compiler-grpc libabsl-dev prometheus-cpp-dev libcivetweb-dev libhwy-dev libcli11-dev
        nlohmann-json3-dev libpcre2-dev libicu-dev)
 tests=("${build[@]}" libgtest-dev libgmock-dev libbenchmark-dev clang clang-format python3
-       python3-grpcio python3-protobuf prometheus)
+       python3-grpcio python3-numpy python3-protobuf prometheus)
 
 group=${1:-build}
 case $group in

@@ -18,8 +18,8 @@ import recall
 TOLERANCE = 1e-4  # relative: fp32 both sides, sums in other orders
 OTHERS = {
     "log_linear delta": {"model_type": "log_linear", "transition": "delta"},
-    "vort": {"model_type": "vort"},
 }
+CONFIGS = {**recall.CONFIGS, **recall.LENGTHS, **recall.LAGS}
 TOKENS = 90
 WINDOW = 64  # within two windows, the server's power laws (vort) are exact
 
@@ -30,9 +30,9 @@ def main():
     args = parser.parse_args()
     wrong = 0
     convolved = {name + " conv": {**c, "use_short_conv": True, "num_heads": 2}
-                 for name, c in {**recall.CONFIGS, **OTHERS}.items()
+                 for name, c in {**CONFIGS, **OTHERS}.items()
                  if c["model_type"] not in ("retnet", "linear_attn")}
-    for name, config in {**recall.CONFIGS, **convolved}.items():
+    for name, config in {**CONFIGS, **convolved}.items():
         torch.manual_seed(1)
         config = {**recall.SIZES, **config}
         model = memories.Decoder(config)

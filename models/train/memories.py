@@ -145,8 +145,9 @@ class Gated(Mixer):
     def __init__(self, c, sizes, *args):
         super().__init__(c, sizes, *args)
         self.a_proj = linear(c["hidden_size"], self.heads)
-        self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
-        step = torch.exp(torch.empty(self.heads).uniform_(math.log(1e-3), math.log(1e-1)))
+        self.A_log = nn.Parameter(torch.zeros(self.heads))
+        # Decays of 1e-3 to 1e-1 a token, one head's 1e-2: a head that forgets at once learns slowly.
+        step = 1e-3 * 100 ** ((torch.arange(self.heads) + 0.5) / self.heads)
         self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # softplus of it is `step`
 
     def log_decay(self, x):
@@ -250,12 +251,15 @@ class LogLinear(Gated):
         if self.erases:
             self.b_proj = linear(c["hidden_size"], self.heads)
         self.normed = c.get("qk_norm", "l2" if self.erases else None) == "l2"
+        self.map = elu1 if c.get("feature_map") == "elu" else identity
         if c.get("lambda_mode", "adaptive") == "fixed":
             self.L = nn.Parameter(torch.ones(self.heads, self.levels))
         else:
             hidden = c.get("lambda_hidden", 64)
             self.lambda_mlp = nn.Sequential(nn.Linear(self.levels, hidden), nn.GELU(),
                                             nn.Linear(hidden, self.levels))
+            nn.init.zeros_(self.lambda_mlp[2].weight)
+            nn.init.constant_(self.lambda_mlp[2].bias, math.log(math.e - 1))  # lambda = 1
 
     def level_weights(self, x):
         """[B, H, T, T]"""
@@ -268,6 +272,7 @@ class LogLinear(Gated):
 
     def forward(self, x):
         q, k, v = (self.project(x, name, self.activation) for name in "qkv")
+        q, k = self.map(q), self.map(k)
         if self.normed:
             q, k = l2(q), l2(k)
         q, weights = q * self.k ** -0.5, self.level_weights(x)
@@ -284,7 +289,7 @@ class Vort(Mixer):
         super().__init__(c, expanded(c, 4), c.get("use_short_conv", True),
                          c.get("use_output_gate", True), "o_norm")
         self.activation = F.silu if c.get("use_short_conv", True) else identity
-        self.alpha_proj, self.least = linear(c["hidden_size"], self.heads), c.get("alpha_min", 0.05)
+        self.alpha_proj, self.least = nn.Linear(c["hidden_size"], self.heads), c.get("alpha_min", 0.05)
         self.normalizer = c.get("normalizer", True)
 
     def forward(self, x):

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Trains each memory on associative recall (recall_data.py) and writes checkpoints and accuracies.
+"""Trains memories on an experiment's tasks and writes checkpoints and accuracies.
 
-    recall.py --out DIR [--graph] [--steps N] [--batch B] [--rate R] [--memories a,b]
+    recall.py recall|lags|lengths --out DIR [--graph] [--steps N] [--batch B] [--rate R] [--memories a,b]
 
-The seeds of a memory are trained side by side, as one batched model. DIR/NAME-SEED/ holds a checkpoint
-in bf16, DIR/trained.json the accuracies of those weights, computed here in fp32.
+recall: on recall_data.py; lags and lengths: on stream_data.py. The seeds and tasks of a memory are
+trained side by side, as one batched model. DIR/MEMORY-TASK-SEED/ (in `recall`, with its one task,
+MEMORY-SEED) holds a checkpoint in bf16, DIR/trained.json the accuracies of those weights, computed here
+in fp32.
 """
 import argparse
 import copy
+import itertools
 import json
 import math
 import multiprocessing
@@ -19,45 +22,64 @@ import torch
 import torch.nn.functional as F
 
 import memories
-import recall_data as data
+import recall_data
+import stream_data
 
-SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": data.VOCABULARY, "num_heads": 1,
+SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": recall_data.VOCABULARY, "num_heads": 1,
          "intermediate_size": 128, "tie_word_embeddings": True, "hidden_act": "swish", "norm_eps": 1e-6,
          "bos_token_id": None, "eos_token_id": None}
-HEAD = {"expand_k": data.KEY_DIM / 64, "expand_v": data.KEY_DIM / 64}
+KEY_DIM = recall_data.KEY_DIM
+HEAD = {"expand_k": KEY_DIM / 64, "expand_v": KEY_DIM / 64}
 PLAIN = {"use_short_conv": False}
 CONFIGS = {
     "linear_attention": {"model_type": "linear_attn", "feature_map": "elu", **HEAD},
     "retnet": {"model_type": "retnet", **HEAD},
     "deltanet": {"model_type": "delta_net", **HEAD, **PLAIN},
-    "gated_deltanet": {"model_type": "gated_deltanet", "head_dim": data.KEY_DIM, "expand_v": 1.0, **PLAIN},
+    "gated_deltanet": {"model_type": "gated_deltanet", "head_dim": KEY_DIM, "expand_v": 1.0, **PLAIN},
     "vla_star": {"model_type": "vla", "mode": "star", **HEAD, **PLAIN},
     "vla_v3": {"model_type": "vla", "mode": "v3", "feature_map": "elu", "lambda0": 0.1, **HEAD, **PLAIN},
-    "log_linear": {"model_type": "log_linear", "lambda_mode": "adaptive", **HEAD, **PLAIN},
-    "log_linear_fixed": {"model_type": "log_linear", "lambda_mode": "fixed", **HEAD, **PLAIN},
 }
-# The best of 2e-3, 5e-3 and 1e-2, tried with one seed each; log-linear attention's were not tried.
-RATES = {"linear_attention": 2e-3, "retnet": 2e-3, "deltanet": 1e-2, "gated_deltanet": 5e-3,
-         "vla_star": 5e-3, "vla_v3": 5e-3, "log_linear": 5e-3, "log_linear_fixed": 5e-3}
+LEVELS = {"model_type": "log_linear", "num_levels": 12, **HEAD, **PLAIN}
+LENGTHS = {
+    "log_linear": {**LEVELS, "lambda_mode": "adaptive"},
+    "log_linear_fixed": {**LEVELS, "lambda_mode": "fixed"},
+    "log_linear_equal": {**LEVELS, "lambda_mode": "fixed"},     # of all levels, the same number
+}
+LAGS = {
+    "vort": {"model_type": "vort", **HEAD, **PLAIN},
+    "vort_fixed": {"model_type": "vort", **HEAD, **PLAIN},      # all tokens have one exponent
+    "exponential": {**LEVELS, "num_levels": 1, "lambda_mode": "fixed", "feature_map": "elu"},
+}
+EXPERIMENTS = {"recall": (recall_data, ("recall",), CONFIGS), "lags": (stream_data, stream_data.LAGGED, LAGS),
+               "lengths": (stream_data, stream_data.LONG, LENGTHS)}
+ZEROS = {"vort_fixed": "alpha_proj.weight", "log_linear_equal": "l_proj.weight",
+         "exponential": "a_proj.weight"}                        # parameters that stay 0
+# Peaks. In `recall` the best of 2e-3, 5e-3 and 1e-2, tried with one seed each; the others' not tried.
+RATES = {"linear_attention": 2e-3, "retnet": 2e-3, "deltanet": 1e-2}
+RATE = 5e-3
 SEEDS = (1, 2, 3)
 
 
-def batches(steps, batch):
-    """Tokens and answers [steps, seeds, batch, data.LENGTH], int16: the same for every memory."""
-    seeds = [(step * len(SEEDS) + i, batch, data.LENGTH) for step in range(steps) for i in range(len(SEEDS))]
+def batches(data, tasks, steps, batch):
+    """Tokens and answers [steps, tasks x seeds, batch, data.LENGTH], int16: the same for every memory."""
+    wanted = [(task, step * len(SEEDS) + i, batch)
+              for step in range(steps) for task in tasks for i in range(len(SEEDS))]
     with multiprocessing.Pool() as pool:
-        made = pool.starmap(data.training_batch, seeds, chunksize=64)
-    shape = (steps, len(SEEDS), batch, data.LENGTH)
+        made = pool.starmap(data.training_batch, wanted, chunksize=64)
+    shape = (steps, len(tasks) * len(SEEDS), batch, data.LENGTH)
     return tuple(torch.from_numpy(np.stack(part).reshape(shape)) for part in zip(*made))
 
 
-def stacked(config):
-    """A model without weights, and the weights of all seeds, each [seeds, ...]."""
+def stacked(config, tasks, zeros):
+    """A model without weights, and the weights for all tasks and seeds, each [tasks x seeds, ...]."""
     models = []
-    for seed in SEEDS:
+    for _, seed in itertools.product(tasks, SEEDS):
         torch.manual_seed(seed)
         models.append(memories.Decoder(config))
     weights, _ = torch.func.stack_module_state(models)
+    for name in weights:
+        if zeros and name.endswith(zeros):
+            weights[name].detach().zero_()
     return copy.deepcopy(models[0]).to("meta"), weights
 
 
@@ -84,17 +106,19 @@ class Adam:
             w.grad.zero_()
 
 
-def train(config, peak, tokens, answers, args):
-    device = args.device
-    skeleton, weights = stacked(config)
-    weights = {n: w.detach().to(device).requires_grad_() for n, w in weights.items()}
+def train(config, tasks, zeros, peak, made, args):
+    """The weights of all tasks and seeds, in bf16."""
+    device, (tokens, answers) = args.device, made
+    skeleton, weights = stacked(config, tasks, zeros)
+    weights = {n: w.detach().to(device) for n, w in weights.items()}
+    trained = [w.requires_grad_() for n, w in weights.items() if not (zeros and n.endswith(zeros))]
     run = torch.func.vmap(lambda w, x: torch.func.functional_call(skeleton, w, (x,)))
-    for w in weights.values():
+    for w in trained:
         w.grad = torch.zeros_like(w)
-    optimizer = Adam(list(weights.values()))
+    optimizer = Adam(trained)
     x, y = (part[0].to(device).long() for part in (tokens, answers))
     rate, bias = torch.zeros((), device=device), torch.ones(2, device=device)
-    losses = torch.zeros(len(SEEDS), device=device)
+    losses = torch.zeros(len(x), device=device)
 
     def step_once():
         nats = F.cross_entropy(run(weights, x).flatten(0, 2), y.flatten(), ignore_index=-1,
@@ -128,48 +152,52 @@ def train(config, peak, tokens, answers, args):
             print(f"  step {step} loss {[round(v, 3) for v in losses.tolist()]} "
                   f"{time.time() - begin:.1f} s", flush=True)
     return [{n: w[i].detach().to(torch.bfloat16).cpu() for n, w in weights.items()}
-            for i in range(len(SEEDS))]
+            for i in range(len(x))]
 
 
 @torch.no_grad()
-def accuracies(model, device):
-    result = {}
-    for task in data.WRITES:
-        for load in data.LOADS:
-            tokens, answers = data.evaluation(task, load)
-            said = model(torch.from_numpy(tokens).to(device))[:, -1].argmax(-1).cpu().numpy()
-            result.setdefault(task, []).append(round(float((said == answers).mean()), 4))
-    return result
+def accuracies(model, data, task, device):
+    """{what is measured: [share of right answers, ...]}, as data.settings says."""
+    def share(prompts, answers):
+        rows = max(1, 4096 * data.LENGTH ** 2 // prompts.shape[1] ** 2)   # at a time: T x T numbers each
+        said = [model(part.to(device))[:, -1].argmax(-1).cpu() for part in
+                torch.from_numpy(prompts).split(rows)]
+        return round(float((torch.cat(said).numpy() == answers).mean()), 4)
+
+    return {name: [share(*data.evaluation(name, setting)) for setting in settings]
+            for name, settings in data.settings(task).items()}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--out", required=True)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rate", type=float, help="peak of all [what was best for each memory]")
+    parser.add_argument("--rate", type=float, help="peak of all [each memory's]")
     parser.add_argument("--graph", action="store_true", help="replay a step as a CUDA graph")
-    parser.add_argument("--memories", default=",".join(CONFIGS))
+    parser.add_argument("--memories", help="of the experiment [all]")
     args = parser.parse_args()
     args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    data, tasks, configs = EXPERIMENTS[args.experiment]
     begin = time.time()
-    tokens, answers = (part.to(args.device) for part in batches(args.steps, args.batch))
+    made = [part.to(args.device) for part in batches(data, tasks, args.steps, args.batch)]
     print(f"{args.steps} batches made in {time.time() - begin:.0f} s", flush=True)
-    trained = {}
-    for name in args.memories.split(","):
-        config = {**SIZES, **CONFIGS[name]}
-        peak = args.rate or RATES[name]
+    results = {}
+    for name in args.memories.split(",") if args.memories else configs:
+        config = {**SIZES, "vocab_size": data.VOCABULARY, **configs[name]}
+        peak = args.rate or RATES.get(name, RATE)
         print(f"{name}, rate {peak}", flush=True)
         torch.set_float32_matmul_precision("high")
-        checkpoints = train(config, peak, tokens, answers, args)
+        checkpoints = train(config, tasks, ZEROS.get(name), peak, made, args)
         torch.set_float32_matmul_precision("highest")
-        for seed, weights in zip(SEEDS, checkpoints):
-            folder = f"{name}-{seed}"
+        for (task, seed), weights in zip(itertools.product(tasks, SEEDS), checkpoints):
+            folder = f"{name}-{seed}" if len(tasks) == 1 else f"{name}-{task}-{seed}"
             memories.save(config, weights, os.path.join(args.out, folder))
             model = memories.load(os.path.join(args.out, folder)).to(args.device)
-            trained[folder] = accuracies(model, args.device)
-            print(" ", folder, json.dumps(trained[folder]), flush=True)
-        data.write_results(os.path.join(args.out, "trained.json"), trained)
+            results[folder] = accuracies(model, data, task, args.device)
+            print(" ", folder, json.dumps(results[folder]), flush=True)
+        recall_data.write_results(os.path.join(args.out, "trained.json"), results)
     print(f"{time.time() - begin:.0f} s in all", flush=True)
 
 

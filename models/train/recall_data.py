@@ -41,13 +41,18 @@ def sequences(rng, pairs, writes, length):
     return tokens, answers
 
 
-def training_batch(seed, batch, length):
-    """A mixture of both tasks and all loads."""
+def training_batch(task, seed, batch):
+    """A mixture of static and overwrite and of all loads."""
     rng = np.random.default_rng([1, seed])
     pairs = np.round(KEY_DIM * rng.choice(LOADS, batch)).astype(np.int64)
     writes = pairs * rng.choice(list(WRITES.values()), batch)
-    tokens, answers = sequences(rng, pairs, writes, length)
+    tokens, answers = sequences(rng, pairs, writes, LENGTH)
     return tokens.astype(np.int16), answers.astype(np.int16)
+
+
+def settings(task):
+    """What is evaluated: {kind: loads}."""
+    return {kind: LOADS for kind in WRITES}
 
 
 def evaluation(task, load):
@@ -57,29 +62,6 @@ def evaluation(task, load):
     writes = pairs * WRITES[task]
     tokens, answers = sequences(rng, pairs, writes, writes[0] + 1)
     return tokens, answers[:, -1]
-
-
-def lengthened(task, factor):
-    """As `evaluation`, a quarter of the prompts, at `factor` times the length of training.
-
-    `overwrite`: 8 keys, pairs up to the query. `far`: 4 keys are written once, then 8 other keys in
-    pairs up to the query, which asks for one of the 4.
-    """
-    rng = np.random.default_rng([3, factor, task == "far"])
-    count = COUNT // 4
-    length, eight = LENGTH * factor, np.full(count, 8)
-    tokens, answers = sequences(rng, eight, np.full(count, length - 1), length)
-    if task == "overwrite":
-        return tokens, answers[:, -1]
-    rows, written = np.arange(count)[:, None], tokens[:, :-1] // VALUES
-    used = np.zeros((count, KEYS), bool)
-    used[rows, written] = True
-    early = (rng.random((count, KEYS)) + used).argsort(1)[:, :4]        # keys that are not used
-    values = rng.integers(VALUES, size=early.shape)
-    asked = rng.integers(4, size=count)
-    tokens[:, :4] = early * VALUES + values
-    tokens[:, -1] = PAIRS + early[rows[:, 0], asked]
-    return tokens, PAIRS + KEYS + values[rows[:, 0], asked]
 
 
 def write_results(path, results):

@@ -1,11 +1,12 @@
 #!/usr/bin/python3
 """Measures checkpoints through the server (needs grpc and numpy, no PyTorch, no GPU).
 
-    measure.py recall norms numerics lengths --program build/cpu/evenflow --checkpoints DIR
+    measure.py recall norms numerics --program build/cpu/evenflow --checkpoints DIR
     measure.py bits --program build/cpu/evenflow      # of models/demo
 
-DIR is what models/train/recall.py wrote; recall.json, norms.json and so on go there. `recall`
-asks what that script asked and fails where the accuracies differ by more than one standard error.
+DIR is what models/train/recall.py wrote (norms and numerics: for its experiment `recall`); recall.json,
+norms.json and so on go there. `recall` asks what that script asked, of any of its experiments, and fails
+where an accuracy differs by more than one standard error.
 """
 import argparse
 import json
@@ -18,22 +19,26 @@ import tempfile
 import numpy as np
 
 import served
-import recall_data as data
+import recall_data
+import stream_data
 
 POSITIONS = (100, 300, 1000, 3000, 10000)
-FACTORS = (1, 2, 4, 8, 16)
 COMMITS = 2      # whose norms a number is the mean of
 WINDOW = 16      # tokens between two commits
 
 
-def accuracy(server, evaluation):
-    prompts, answers = evaluation
+def data_of(kind):
+    return recall_data if kind in recall_data.WRITES else stream_data
+
+
+def accuracy(server, kind, setting):
+    prompts, answers = data_of(kind).evaluation(kind, setting)
     return round(float(np.mean(np.array(server.answers(prompts)) == answers)), 4)
 
 
-def tolerance(p):
-    """One standard error, at least one prompt."""
-    return max((p * (1 - p) / data.COUNT) ** 0.5, 1 / data.COUNT) + 1e-4  # figures are rounded to 1e-4
+def tolerance(p, count):
+    """One standard error of `count` answers, at least one answer."""
+    return max((p * (1 - p) / count) ** 0.5, 1 / count) + 1e-4  # figures are rounded to 1e-4
 
 
 def recall(args, evenflow, folders):
@@ -41,14 +46,15 @@ def recall(args, evenflow, folders):
     result, wrong = {}, 0
     for folder in folders:
         with served.Server(args.program, evenflow, folder) as server:
-            for task in data.WRITES:
-                row = [accuracy(server, data.evaluation(task, load)) for load in data.LOADS]
-                result.setdefault(folder.name, {})[task] = row
-                expected = trained[folder.name][task]
-                far = [load for load, p, q in zip(data.LOADS, row, expected)
-                       if abs(p - q) > tolerance(q)]
+            for kind, expected in trained[folder.name].items():
+                data = data_of(kind)
+                settings = data.settings(kind)[kind]
+                row = [accuracy(server, kind, setting) for setting in settings]
+                result.setdefault(folder.name, {})[kind] = row
+                far = [at for at, p, q in zip(settings, row, expected)
+                       if abs(p - q) > tolerance(q, data.COUNT)]
                 wrong += len(far)
-                print(folder.name, task, row, f"differs at {far}" if far else
+                print(folder.name, kind, row, f"differs at {far}" if far else
                       f"differs by at most {max(abs(p - q) for p, q in zip(row, expected)):.4f}",
                       flush=True)
     return result, wrong
@@ -59,7 +65,7 @@ def numerics(args, evenflow, folders):
 
     For states in bf16, for window lengths, and for prompts sent in two parts.
     """
-    prompts, answers = data.evaluation("overwrite", data.LOADS[-1])
+    prompts, answers = recall_data.evaluation("overwrite", recall_data.LOADS[-1])
     settings = {"plain": []} | {
         f"{dtype}, window {window}": ["--state-dtype", dtype, "--window", str(window)]
         for dtype, window in (("fp32", 1), ("fp32", 64), ("bf16", 1), ("bf16", 16))} | {"cut": []}
@@ -78,7 +84,7 @@ def numerics(args, evenflow, folders):
 def norms(args, evenflow, folders):
     """Norms of each layer's state while one session reads 10,000 random pairs."""
     rng = np.random.default_rng(3)
-    stream = rng.integers(data.PAIRS, size=POSITIONS[-1])
+    stream = rng.integers(recall_data.PAIRS, size=POSITIONS[-1])
     result = {}
     for folder in folders:
         with served.Server(args.program, evenflow, folder) as server, server.client.stream() as session:
@@ -99,19 +105,7 @@ def norms(args, evenflow, folders):
     return result, 0
 
 
-def lengths(args, evenflow, folders):
-    """Accuracies at multiples of the length of training."""
-    result = {}
-    for folder in folders:
-        with served.Server(args.program, evenflow, folder) as server:
-            for task in ("overwrite", "far"):
-                result.setdefault(folder.name, {})[task] = [
-                    accuracy(server, data.lengthened(task, factor)) for factor in FACTORS]
-        print(folder.name, result[folder.name], flush=True)
-    return result, 0
-
-
-MEASURES = {"recall": recall, "norms": norms, "numerics": numerics, "lengths": lengths}
+MEASURES = {"recall": recall, "norms": norms, "numerics": numerics}
 
 
 def bits(args, evenflow):
@@ -151,7 +145,7 @@ def main():
                 continue
             folders = sorted(path.parent for path in args.checkpoints.glob("*/config.json"))
             result, wrong = MEASURES[what](args, evenflow, folders)
-            data.write_results(args.checkpoints / (what + ".json"), result)
+            recall_data.write_results(args.checkpoints / (what + ".json"), result)
             failed += wrong
     sys.exit(failed > 0)
 

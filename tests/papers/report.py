@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 import measure  # noqa: E402
-from measure import data  # noqa: E402
+import recall_data as data  # noqa: E402
 
 HERE = pathlib.Path(__file__).parent
 NAMES = {"linear_attention": "linear attention", "retnet": "RetNet", "deltanet": "DeltaNet",
@@ -78,11 +78,6 @@ def recall(folder):
     curves("recall", memories, tuple(data.WRITES), data.LOADS, "pairs / d_h")
 
 
-def lengths(folder):
-    memories = by_memory(json.loads((folder / "lengths.json").read_text()))
-    curves("lengths", memories, ("overwrite", "far"), measure.FACTORS, "times the length of training")
-
-
 def norms(folder):
     results = json.loads((folder / "norms.json").read_text())
     positions, memories = measure.POSITIONS, by_memory(results)
@@ -120,7 +115,6 @@ def main():
     recall(args.checkpoints)
     norms(args.checkpoints)
     numerics(args.checkpoints)
-    lengths(args.checkpoints)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,9 @@ MixerPlan PlanLogLinearMixer(MixerSource& source) {
 
   inputs.shape.banks = levels;
   PlanLevelWeights(source, heads, levels, &inputs.level_weights);
+  if (config.Text("feature_map", "", {"elu"}) == "elu") {
+    inputs.q_map.map = inputs.k_map.map = FeatureMap::kElu1;
+  }
   const bool by_default = delta && !config.IsNull("qk_norm");
   if (config.Text("qk_norm", by_default ? "l2" : "", {"l2"}) == "l2") {
     inputs.q_norm = inputs.k_norm = HeadNorm::kL2;
