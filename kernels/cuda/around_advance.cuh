@@ -66,10 +66,10 @@ __global__ void __launch_bounds__(kFinishThreads) Finish(const __grid_constant__
       head.RingLog(t)[k] = head.StepLog(t)[k];
     }
     if constexpr (Banked<Memory>) {  // values and write strengths as they came
-      for (int c = thread; c < call.args.shape.value_dim; c += kFinishThreads) {
+      for (int c = lane; c < call.args.shape.value_dim; c += 32) {
         *head.Value(t, 0, c) = head.InputValue(t)[c];
       }
-      if (Memory::kHasBeta && thread == 0) {
+      if (Memory::kHasBeta && lane == 0) {
         *head.RingBeta(t) = head.Strength(t);
       }
     }
