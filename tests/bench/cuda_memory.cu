@@ -8,15 +8,18 @@
 // Bytes of a token: its state once, 1 / C of it again for the write, and the window's entries (w,
 // u, and l where there is one), on average (C - 1) / 2 + R read and one written. Of a memory with
 // several states a head, those that hold anything where the sessions are; what is carried from one
-// into another is not counted.
+// into another is not counted. VLA's A and its rows count likewise, and its stage is timed with the
+// memory. What does not fit into the device's memory is left out.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/precondition.h"
 
 #include "tests/bench/cuda_timing.cuh"
 
@@ -39,7 +42,22 @@ struct Setup {
   Window window;
   DType dtype;
   int sessions;
+  std::optional<Preconditioner> preconditioner;  // VLA's
 };
+
+// Of one layer, the preconditioner's part after the memory's.
+size_t LayerBytes(const Setup& setup) {
+  return LayoutOf(setup.memory, setup.shape, setup.window, setup.dtype).bytes +
+         (setup.preconditioner ? LayoutOf(*setup.preconditioner, setup.window).bytes : 0);
+}
+
+// So that their states are far larger than the second cache; 0: none fits.
+size_t Layers(const Setup& setup) {
+  size_t free = 0, total = 0;
+  Check(cudaMemGetInfo(&free, &total));
+  const size_t bytes = LayerBytes(setup) * static_cast<size_t>(setup.sessions);
+  return std::min(kColdBytes / bytes + 2, free / 10 * 9 / bytes);
+}
 
 // Of position `block` C and the two blocks after it, which are timed.
 double LiveStates(const Setup& setup, int64_t block) {
@@ -72,7 +90,13 @@ double StepBytes(const Setup& setup) {
   }
   const double commit = setup.window.commit;
   const double entries = (commit - 1) / 2 + setup.window.lag + setup.window.rollback + 1;
-  return (state * (1 + 1 / commit) + entries * entry * 4) * shape.heads * setup.sessions;
+  double head = state * (1 + 1 / commit) + entries * entry * 4;
+  if (setup.preconditioner) {
+    const double dim = setup.preconditioner->key_dim;
+    head +=
+        4 * dim * dim * (1 + 1 / commit) + entries * RowsPerToken(*setup.preconditioner) * dim * 4;
+  }
+  return head * shape.heads * setup.sessions;
 }
 
 std::vector<Row> RowsAt(const Setup& setup, int position, bool lockstep) {
@@ -85,28 +109,42 @@ std::vector<Row> RowsAt(const Setup& setup, int position, bool lockstep) {
   return rows;
 }
 
-// Seconds of a layer's Advance.
-double Measure(const Setup& setup, bool lockstep) {
+// Says in each slot and layer how many tokens its stored part holds: `count` words from `offset`
+// on.
+void SetStored(const Setup& setup, const Memory& slots, size_t layers, size_t offset, int count,
+               int first, bool lockstep) {
+  const size_t layer_bytes = LayerBytes(setup);
+  for (const Row& row : RowsAt(setup, first, lockstep)) {
+    const std::vector<int64_t> stored(static_cast<size_t>(count),
+                                      setup.window.Stored(row.position - 1));
+    for (size_t layer = 0; layer < layers; ++layer) {
+      Check(cudaMemcpy(slots.As<char>() +
+                           (static_cast<size_t>(row.slot) * layers + layer) * layer_bytes + offset,
+                       stored.data(), stored.size() * sizeof(int64_t), cudaMemcpyHostToDevice));
+    }
+  }
+}
+
+// Seconds of a layer's Advance, and of its Precondition.
+double Measure(const Setup& setup, size_t layers, bool lockstep) {
   const MemoryShape& shape = setup.shape;
   const auto sessions = static_cast<size_t>(setup.sessions);
   const MemoryLayout layout = LayoutOf(setup.memory, shape, setup.window, setup.dtype);
-  const size_t layers = kColdBytes / (layout.bytes * sessions) + 2;
-  const size_t slot_bytes = layout.bytes * layers;
+  const size_t layer_bytes = LayerBytes(setup), slot_bytes = layer_bytes * layers;
   const Memory slots(slot_bytes * sessions);
   slots.Fill(-0.5f, 0.5f);
   const int first = kFirstBlock * setup.window.commit;
-  for (const Row& row : RowsAt(setup, first, lockstep)) {
-    for (size_t layer = 0; layer < layers; ++layer) {
-      const int64_t stored = setup.window.Stored(row.position - 1);
-      Check(cudaMemcpy(slots.As<char>() + static_cast<size_t>(row.slot) * slot_bytes +
-                           layer * layout.bytes + layout.committed_tokens,
-                       &stored, sizeof(stored), cudaMemcpyHostToDevice));
-    }
+  SetStored(setup, slots, layers, layout.committed_tokens, 1, first, lockstep);
+  if (setup.preconditioner) {
+    const PreconditionLayout plane = LayoutOf(*setup.preconditioner, setup.window);
+    SetStored(setup, slots, layers, layout.bytes + plane.committed_tokens, shape.heads, first,
+              lockstep);
   }
   const auto floats = [&](int heads, int dim) {
     return sizeof(float) * sessions * static_cast<size_t>(heads) * static_cast<size_t>(dim);
   };
   const Memory q(floats(shape.query_heads, shape.key_dim)),
+      raw_k(floats(shape.key_heads, shape.key_dim)),
       k(floats(shape.key_heads * EntryCount(setup.memory), shape.key_dim)),
       e(floats(shape.heads * std::max(1, OwnKeyCount(setup.memory)), shape.key_dim)),
       v(floats(shape.value_heads, shape.value_dim)), log_decay(floats(shape.heads, shape.key_dim)),
@@ -117,6 +155,7 @@ double Measure(const Setup& setup, bool lockstep) {
       health(sizeof(StateHealth) * sessions * layers),
       counters(sizeof(uint32_t) * (kCounters + sessions));
   q.Fill(-0.1f, 0.1f);
+  raw_k.Fill(-0.1f, 0.1f);
   k.Fill(-0.1f, 0.1f);
   e.Fill(-0.1f, 0.1f);
   v.Fill(-1, 1);
@@ -149,12 +188,25 @@ double Measure(const Setup& setup, bool lockstep) {
   args.level_weights = level_weights.As<float>();
   args.power_law = {shape.banks, 0.1f, rates.As<float>(), coefficients.As<float>()};
   args.o = o.As<float>();
+  PreconditionArgs stage;
+  stage.preconditioner = setup.preconditioner.value_or(Preconditioner());
+  stage.window = setup.window;
+  stage.slots = args.slots;
+  stage.k = raw_k.As<float>();
+  stage.q = q.As<float>();
+  stage.beta = beta.As<float>();
+  stage.w = k.As<float>();
+  stage.e = e.As<float>();
   scratch.Take(size_t{1} << 26);  // allocations cannot be captured
   const auto enqueue = [&](cudaStream_t stream) {
     step.stream = stream;
     for (size_t layer = 0; layer < layers; ++layer) {
-      args.layer_offset = layer * layout.bytes;
-      args.memory_layer = static_cast<int>(layer);
+      args.layer_offset = layer * layer_bytes;
+      args.memory_layer = stage.memory_layer = static_cast<int>(layer);
+      if (setup.preconditioner) {
+        stage.layer_offset = args.layer_offset + layout.bytes;
+        CudaPrecondition(stage, step);
+      }
       CudaAdvance(args, step);
     }
   };
@@ -192,6 +244,21 @@ void Print(const Setup& setup, double seconds, double read_seconds, const Option
   std::fflush(stdout);
 }
 
+// One of VLA's modes for each of its memories; of other memories none.
+std::optional<Preconditioner> PreconditionerOf(MemoryKind memory, const MemoryShape& shape) {
+  for (const PreconditionMode mode :
+       {PreconditionMode::kStar, PreconditionMode::kUnit, PreconditionMode::kRls}) {
+    if (MemoryOf(mode) == memory) {
+      Preconditioner of;
+      of.mode = mode;
+      of.heads = shape.heads;
+      of.key_dim = shape.key_dim;
+      return of;
+    }
+  }
+  return std::nullopt;
+}
+
 MemoryShape ShapeOf(MemoryKind memory) {
   const auto plain = [](int heads, int key_dim, int value_dim) -> MemoryShape {
     return {heads, heads, heads, heads, key_dim, value_dim};
@@ -223,11 +290,13 @@ void Run(const Options& options) {
   cudaDeviceProp device;
   Check(cudaGetDeviceProperties(&device, 0));
   constexpr size_t kBytes = size_t{4} << 30;
-  std::printf(options.json ? "{\"device\": \"%s\", \"read_bandwidth\": %.4g, \"copy_bandwidth\": "
-                             "%.4g, \"phases\": \"%s\"}\n"
-                           : "%s, only read %.4g B/s, copy %.4g B/s (both ways), sessions %s\n",
-              device.name, kBytes / ReadSeconds(kBytes), CopyBandwidth(),
-              options.lockstep ? "in lockstep" : "out of phase");
+  std::printf(
+      options.json ? "{\"device\": \"%s\", \"multiprocessors\": %d, \"memory_bytes\": %zu, "
+                     "\"read_bandwidth\": %.4g, \"copy_bandwidth\": %.4g, \"phases\": \"%s\"}\n"
+                   : "%s (%d multiprocessors, %zu bytes), only read %.4g B/s, copy %.4g B/s (both "
+                     "ways), sessions %s\n",
+      device.name, device.multiProcessorCount, device.totalGlobalMem, kBytes / ReadSeconds(kBytes),
+      CopyBandwidth(), options.lockstep ? "in lockstep" : "out of phase");
 #define EVENFLOW_KIND(memory) MemoryKind::k##memory,
   constexpr MemoryKind kMemories[] = {EVENFLOW_MEMORIES(EVENFLOW_KIND)};
 #undef EVENFLOW_KIND
@@ -238,12 +307,20 @@ void Run(const Options& options) {
         asked.memory = memory;
         if (CudaRefusal(asked) != nullptr ||
             (!options.memory.empty() && options.memory != Name(memory)) ||
-            (options.sessions > 0 ? options.sessions != sessions : sessions > 256)) {
+            (options.sessions > 0 && options.sessions != sessions)) {
           continue;
         }
-        const Setup setup = {memory, ShapeOf(memory), FitWindow(memory, Window()), dtype, sessions};
+        const MemoryShape shape = ShapeOf(memory);
+        const Setup setup = {memory, shape,    FitWindow(memory, Window()),
+                             dtype,  sessions, PreconditionerOf(memory, shape)};
+        const size_t layers = Layers(setup);
+        if (layers == 0) {
+          std::fprintf(stderr, "%s %s with %d sessions: no room\n", Name(memory), Name(dtype),
+                       sessions);
+          continue;
+        }
         const double read_seconds = ReadSeconds(static_cast<size_t>(StepBytes(setup)));
-        Print(setup, Measure(setup, options.lockstep), read_seconds, options);
+        Print(setup, Measure(setup, layers, options.lockstep), read_seconds, options);
       }
     }
   }
