@@ -3,6 +3,7 @@
 #ifndef EVENFLOW_KERNELS_CUDA_ADVANCE_CUH_
 #define EVENFLOW_KERNELS_CUDA_ADVANCE_CUH_
 
+#include <bit>
 #include <climits>
 #include <cstdint>
 
@@ -52,10 +53,10 @@ struct AdvanceCall {
   }
 };
 
-// What the decode kernel serves: memories with one state a head and one entry a token, which erases
-// nothing or by the key that it writes, and with beta as it comes.
+// Memories whose prompts are read in chunks: with one state a head and one entry a token, which
+// erases nothing or by the key that it writes, and with beta as it comes.
 template <class Memory>
-concept Decoded =
+concept InChunks =
     !Banked<Memory> && kEntryCount<Memory> == 1 && OwnKeys<Memory>() == 0 && !ScalesByKey<Memory>;
 
 // A bit for each entry of a memory that `is`.
@@ -80,6 +81,8 @@ struct Traits {
       EntryBits<Memory>([](const Entry& entry) { return entry.writes_value; });
   static constexpr int kOwnKeys = OwnKeys<Memory>();
   static constexpr bool kErases = Memory::kEntries[0].erase == Erase::kWrittenKey;
+  // What a token reads with: its query, and for each entry that erases the key that is erased.
+  static constexpr int kReads = 1 + std::popcount(kErasing);
   static constexpr bool kChannels = Memory::kDecay == Decay::kChannel;
   static constexpr bool kLogs = Memory::kDecay == Decay::kScalar || kChannels;
 };
@@ -99,17 +102,15 @@ __device__ inline HealthPart LoadPart(const HealthPart* part) {
   return {__ldcg(&part->square), __ldcg(&part->max_abs), __ldcg(&part->non_finite)};
 }
 
-// A warp, once all of a row has been read: writes how many tokens its stored state holds and, where
-// that has changed, its health, the sum of `count` parts.
-__device__ inline void FinishRow(const AdvanceCall& call, int row_index, int count) {
-  const Row row = call.rows[row_index];
-  const int64_t stored = call.Stored(row);
-  const int64_t after = call.StoredAfter(row, stored);
+// A warp, once all of a row has been read: writes that its stored state holds `stored` tokens and,
+// where that is news, its health, the sum of `parts` parts; else `parts` is 0.
+__device__ inline void FinishRow(const AdvanceCall& call, int row_index, const Row& row,
+                                 int64_t stored, int parts) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   double square = 0;
   HealthPart sum;
 #pragma unroll 8
-  for (int i = lane; i < (after > stored ? count : 0); i += 32) {
+  for (int i = lane; i < parts; i += 32) {
     const HealthPart part = LoadPart(call.Parts(static_cast<unsigned>(row_index)) + i);
     square += static_cast<double>(part.square);
     sum.max_abs = fmaxf(sum.max_abs, part.max_abs);
@@ -120,19 +121,19 @@ __device__ inline void FinishRow(const AdvanceCall& call, int row_index, int cou
   }
   sum.SumLanes(32);
   if (lane == 0) {
-    *call.StoredWord(row) = after;
-    if (after > stored) {
+    *call.StoredWord(row) = stored;
+    if (parts > 0) {
       call.health[row_index] = {true, static_cast<float>(sqrt(square)), sum.max_abs,
                                 sum.non_finite};
     }
   }
 }
 
-// Calls visit.template operator()<Memory>() with the memory, one that the decode kernel serves.
+// Calls visit.template operator()<Memory>() with the memory, if its prompts are read in chunks.
 template <class Visitor>
-void VisitDecoded(MemoryKind kind, Visitor&& visit) {
+void VisitInChunks(MemoryKind kind, Visitor&& visit) {
   VisitMemory(kind, [&]<class Memory>() {
-    if constexpr (Decoded<Memory>) {
+    if constexpr (InChunks<Memory>) {
       visit.template operator()<Memory>();
     }
   });

@@ -75,8 +75,10 @@ __global__ void __launch_bounds__(kFinishThreads) Finish(const __grid_constant__
     }
   }
   if (blockIdx.y == 0 && thread < 32) {
-    FinishRow(call, static_cast<int>(blockIdx.x),
-              call.args.shape.heads * Quads(call.args.shape.value_dim));
+    const int64_t stored = call.Stored(row);
+    const int64_t after = call.StoredAfter(row, stored);
+    const int parts = call.args.shape.heads * Quads(call.args.shape.value_dim);
+    FinishRow(call, static_cast<int>(blockIdx.x), row, after, after > stored ? parts : 0);
   }
 }
 

@@ -2,6 +2,7 @@
 #ifndef EVENFLOW_KERNELS_CUDA_DECODE_BLOCK_CUH_
 #define EVENFLOW_KERNELS_CUDA_DECODE_BLOCK_CUH_
 
+#include "kernels/cuda/decode_inputs.cuh"
 #include "kernels/cuda/decode_tile.cuh"
 
 namespace evenflow {
@@ -12,10 +13,11 @@ class DecodeBlock {
  public:
   using Memory = typename Shape::Memory;
   using State = typename Shape::State;
-  using T = Traits<Memory>;
+  using T = typename Shape::T;
   using Shared = DecodeShared<Shape>;
   using Tile = DecodeTile<Shape>;
   static constexpr int kDim = Shape::kKeyDim;
+  static constexpr int kKeys = kDim * T::kEntries;  // that a token writes
 
   __device__ DecodeBlock(const AdvanceCall& call, const DecodePlan& plan, const Row& row,
                          Shared* shared)
@@ -45,21 +47,18 @@ class DecodeBlock {
     __syncthreads();
     shared_->entries_here.Wait(0);
     if constexpr (T::kChannels) {
-      ForKeyRows([&](int r) { window.DecayInputs(r); });
+      ForKeyRows<Shape>([&](int r) { window.DecayInputs(r); });
       __syncthreads();
     }
     window.Weigh(warp_);
     window.DecayPending(warp_);
     if (blockIdx.x == 0) {
-      AppendKey(window);
+      AppendKeys(window);
     }
     __syncthreads();
     shared_->tile_here[warp_].Wait(0);
     if (tile_.exists()) {
       ReadTile(window);
-    }
-    if (window.stores) {
-      CountStored();
     }
   }
 
@@ -86,9 +85,9 @@ class DecodeBlock {
     if (warp_ == 0) {
       const auto* keys = reinterpret_cast<const float*>(layer_ + call_.layout.keys);
       CopyBarrier* here = &shared_->entries_here;
-      window.Copy(shared_->Keys(), keys + ring_head * kDim, here);
+      window.Copy(shared_->Keys(), keys + ring_head * kKeys, kKeys, here);
       if (T::kChannels) {
-        window.Copy(shared_->Logs(ring_), logs + ring_head * kDim, here);
+        window.Copy(shared_->Logs(ring_), logs + ring_head * kDim, kDim, here);
       }
       here->ThatIsAll();
     }
@@ -100,47 +99,29 @@ class DecodeBlock {
   }
 
   __device__ void LoadInputs(DecodeWindow<Shape>* window) {
-    const AdvanceArgs& args = call_.args;
-    const uint64_t token_head = Head(shape_.heads, blockIdx.y);
-    const uint64_t query_head = Head(shape_.query_heads, plan_.heads_a_query.Divide(blockIdx.y));
-    const uint64_t key_head = Head(shape_.key_heads, plan_.heads_a_key.Divide(blockIdx.y));
-    const uint64_t value_head = Head(shape_.value_heads, plan_.heads_a_value.Divide(blockIdx.y));
-    if constexpr (Memory::kDecay == Decay::kConstant) {
-      window->constant = args.log_decay[head_];
-    } else if constexpr (Memory::kDecay == Decay::kScalar) {
-      window->constant = args.log_decay[token_head];
-    }
-    beta_ = Memory::kHasBeta ? args.beta[token_head] : 1;
-    const int column = tile_.column();
-    value_ = column < shape_.value_dim
-                 ? args.v[value_head * static_cast<uint32_t>(shape_.value_dim) +
-                          static_cast<uint32_t>(column)]
-                 : 0;
-    ForKeyRows([&](int r) {
-      shared_->query[r] = args.q[query_head * kDim + r];
-      shared_->key[r] = args.k[key_head * kDim + r];
-      if (T::kChannels) {
-        shared_->log[r] = args.log_decay[token_head * kDim + r];
-      }
-    });
+    inputs_.Load(call_, plan_, row_.first_token, tile_.column(), shared_);
+    window->constant = inputs_.log_decay;
     if (Memory::kDecay == Decay::kScalar && thread_ < ring_) {
       shared_->scalar_logs[thread_] = entry_log_;
     }
   }
 
-  __device__ void AppendKey(const DecodeWindow<Shape>& window) const {
-    const int64_t entry = int64_t{head_} * ring_ + window.entry;
-    auto* keys = reinterpret_cast<float*>(layer_ + call_.layout.keys) + entry * kDim;
+  __device__ void AppendKeys(const DecodeWindow<Shape>& window) const {
+    const int64_t place = int64_t{head_} * ring_ + window.place;
+    auto* keys = reinterpret_cast<float*>(layer_ + call_.layout.keys) + place * kKeys;
     auto* logs = reinterpret_cast<float*>(layer_ + call_.layout.log_decay);
-    ForKeyRows([&](int r) {
-      keys[r] = shared_->key[r];
+    ForKeyRows<Shape>([&](int r) {
+#pragma unroll
+      for (int n = 0; n < T::kEntries; ++n) {
+        keys[n * kDim + r] = shared_->vectors[1 + n][r];
+      }
       if (T::kChannels) {
-        logs[entry * kDim + r] = shared_->log[r];
+        logs[place * kDim + r] = shared_->log[r];
       }
     });
     if (thread_ == 0) {
       if (Memory::kDecay == Decay::kScalar) {
-        logs[entry] = window.ScalarLog();
+        logs[place] = window.ScalarLog();
       }
       if (row_.position == 0 && head_ == 0) {
         *call_.StoredWord(row_) = 0;
@@ -149,63 +130,74 @@ class DecodeBlock {
   }
 
   __device__ void ReadTile(const DecodeWindow<Shape>& window) const {
-    float query[kQuad] = {}, erase[kQuad] = {};
+    float sums[T::kReads][kQuad] = {};
     HealthPart health;
-    tile_.ReadState(window, query, erase, &health);
+    tile_.ReadState(window, sums, &health);
     if (window.stores) {
-      health.SumLanes(32);
-      if (lane_ == 0) {
-        call_.Parts(blockIdx.z)[head_ * Tiles(shape_.value_dim) + tile_.index()] = health;
-      }
+      CountStored(window, health);
     }
-    tile_.ReadEntries(window, query, erase);
-    const float read = SumQuad(query);
-    const float u = T::kErases ? beta_ * (value_ - SumQuad(erase)) : value_;
-    if (tile_.owns() && lane_ % 2 == 0) {  // two lanes have a column; one writes it
-      const uint64_t token_head = Head(shape_.heads, blockIdx.y);
-      call_.args.o[token_head * static_cast<uint32_t>(shape_.value_dim) +
-                   static_cast<uint32_t>(tile_.column())] =
-          fmaf(window.QueryWeight(window.entries), u, read);
-      tile_.AppendValue(window, u);
-    }
-  }
-
-  // After the last block of a row, its health and how much is stored are written.
-  __device__ void CountStored() const {
-    __syncthreads();
-    if (warp_ == 0) {
-      uint32_t* stored = plan_.stored + blockIdx.z;
-      uint32_t before = 0;
-      if (lane_ == 0) {
-        __threadfence();
-        before = atomicAdd(stored, 1);
-      }
-      before = __shfl_sync(kWarp, before, 0);
-      if (before + 1 == gridDim.x * gridDim.y) {
-        __threadfence();
-        FinishRow(call_, static_cast<int>(blockIdx.z), shape_.heads * Tiles(shape_.value_dim));
-        if (lane_ == 0) {
-          *stored = 0;
-        }
-      }
-    }
-  }
-
-  // Calls visit(r) for this thread's part of the key_dim rows.
-  template <class Visit>
-  __device__ void ForKeyRows(const Visit& visit) const {
-    constexpr int kThreads = Shape::kThreads;
+    tile_.ReadEntries(window, sums);
+    const int own = window.entries();
+    const float beta = Strength(window);
+    float u[T::kEntries];
+    int read = 0;
 #pragma unroll
-    for (int i = 0; i < (kDim + kThreads - 1) / kThreads; ++i) {
-      if (kDim % kThreads == 0 || thread_ + kThreads * i < kDim) {
-        visit(thread_ + kThreads * i);
+    for (int n = 0; n < T::kEntries; ++n) {
+      const bool writes = (T::kWriting >> n & 1) != 0;
+      u[n] = writes ? inputs_.value : 0;
+      if ((T::kErasing >> n & 1) != 0) {
+        ++read;
+        float erased = SumQuad(sums[read]);
+#pragma unroll
+        for (int before = 0; before < n; ++before) {
+          erased = fmaf(window.Weight(read, own + before), u[before], erased);
+        }
+        u[n] -= erased;
       }
+      u[n] *= writes ? beta : 1;
+    }
+    float output = SumQuad(sums[0]);
+#pragma unroll
+    for (int n = 0; n < T::kEntries; ++n) {
+      output = fmaf(window.Weight(0, own + n), u[n], output);
+    }
+    if (tile_.owns() && lane_ % 2 == 0) {  // two lanes have a column; one writes it
+      const uint64_t token_head = TokenHead(row_.first_token, shape_.heads, blockIdx.y);
+      call_.args.o[token_head * static_cast<uint32_t>(shape_.value_dim) +
+                   static_cast<uint32_t>(tile_.column())] = output;
+      tile_.AppendValues(window, u);
     }
   }
 
-  // The index of a head of the token, in an array of so many a token.
-  __device__ uint32_t Head(int heads, uint32_t head) const {
-    return static_cast<uint32_t>(row_.first_token) * static_cast<uint32_t>(heads) + head;
+  __device__ float Strength(const DecodeWindow<Shape>& window) const {
+    if constexpr (ScalesByKey<Memory>) {  // the token's own weight in what its key erases is |w|^2
+      static_assert(T::kEntries == 1 && T::kReads == 2 && T::kOwnKeys == 0);
+      return Memory::Strength(inputs_.beta, window.Weight(1, window.entries()));
+    }
+    return inputs_.beta;
+  }
+
+  // Once a tile is stored. After the last one of a row, its health and how much is stored are
+  // written: every block that reads the latter has by then.
+  __device__ void CountStored(const DecodeWindow<Shape>& window, HealthPart health) const {
+    const int tiles = Tiles(shape_.value_dim);
+    uint32_t* stored = plan_.stored + blockIdx.z;
+    health.SumLanes(32);
+    uint32_t before = 0;
+    if (lane_ == 0) {
+      call_.Parts(blockIdx.z)[head_ * tiles + tile_.index()] = health;
+      __threadfence();
+      before = atomicAdd(stored, 1);
+    }
+    before = __shfl_sync(kWarp, before, 0);
+    const int count = shape_.heads * tiles;
+    if (before + 1 == static_cast<uint32_t>(count)) {
+      __threadfence();
+      FinishRow(call_, static_cast<int>(blockIdx.z), row_, window.block, count);
+      if (lane_ == 0) {
+        *stored = 0;
+      }
+    }
   }
 
   const AdvanceCall& call_;
@@ -219,8 +211,7 @@ class DecodeBlock {
   const int thread_, warp_, lane_;
   Tile tile_;            // the warp's
   float entry_log_ = 0;  // of the ring's entry of the thread's number
-  float value_ = 0;      // of the token, in the lane's column
-  float beta_ = 1;
+  DecodeInputs<Shape> inputs_;
 };
 
 }  // namespace evenflow

@@ -12,7 +12,7 @@
 
 namespace evenflow {
 
-inline constexpr int kMaxEntries = 64;  // of a ring
+inline constexpr int kMaxRing = 64;
 inline constexpr int kMaxDecodeRows = 65535;
 
 // Division by a number that the host knows: exact for 0 <= n < 2^58 / divisor.
@@ -47,7 +47,7 @@ struct SmallDivider {
 struct DecodePlan {
   Divider commit, ring;
   SmallDivider heads_a_query, heads_a_key, heads_a_value;
-  uint32_t* stored = nullptr;  // device [row], zeros: blocks that have stored their part
+  uint32_t* stored = nullptr;  // device [row], zeros: tiles that are stored
 };
 
 // Of the decode kernel: fixed when it is compiled.
@@ -55,6 +55,7 @@ template <class M, class S, int kDim>
 struct DecodeShape {
   using Memory = M;
   using State = S;
+  using T = Traits<M>;
   static constexpr int kKeyDim = kDim;
   static constexpr int kRows = kDim / kQuadLanes;  // of a state, for each lane
 
@@ -64,30 +65,45 @@ struct DecodeShape {
   static constexpr int kWarps = sizeof(S) == 2 && kDim == 256 ? 8 : 4;
   static constexpr int kBlocks = kWarps == 8 ? 2 : sizeof(S) == 2 ? 5 : 4;
   static constexpr int kThreads = 32 * kWarps;
+
+  // A token's vectors [key_dim]: its query, the keys that it writes, its own keys to erase.
+  static constexpr int kVectors = 1 + T::kEntries + T::kOwnKeys;
+
+  // Which of them a read is with; see Traits::kReads.
+  __device__ static constexpr int VectorOf(int read) {
+    int own = 0;
+    for (int n = 0; n < T::kEntries && read > 0; ++n) {
+      const bool erases_own = (T::kErasesOwn >> n & 1) != 0;
+      if ((T::kErasing >> n & 1) != 0 && --read == 0) {
+        return 1 + (erases_own ? T::kEntries + own : n);
+      }
+      own += erases_own ? 1 : 0;
+    }
+    return 0;
+  }
 };
 
-// At the beginning of a block's shared memory. Keys of the ring [ring, key_dim] follow, by channels
-// log decays of the same shape, then for each warp a tile of the state, as in the slot.
+// At the beginning of a block's shared memory. Keys of the ring [ring, entries, key_dim] follow, by
+// channels log decays [ring, key_dim], then for each warp a tile of the state, as in the slot.
 template <class Shape>
 struct alignas(128) DecodeShared {
+  using T = typename Shape::T;
   static constexpr int kDim = Shape::kKeyDim;
-  static constexpr bool kChannels = Traits<typename Shape::Memory>::kChannels;
-  static constexpr int kChannelDim = kChannels ? kDim : 1;
+  static constexpr int kChannelDim = T::kChannels ? kDim : 1;
 
   CopyBarrier entries_here;
   CopyBarrier tile_here[Shape::kWarps];
-  float weights[2][kMaxEntries];  // of entries in what is read with the query and the erase key
-  float scalar_logs[kMaxEntries];
-  float query[kDim], key[kDim];   // of the token
-  float log[kChannelDim];         // its log decay since the block's start
-  float read_query[kChannelDim];  // with the decay since the block's start
-  float read_key[kChannelDim];    // likewise
-  float fold_decay[kChannelDim];  // of the pending block
+  float weights[T::kReads][kMaxRing * T::kEntries];  // of entries in what is read
+  float scalar_logs[kMaxRing];
+  float vectors[Shape::kVectors][kDim];   // of the token
+  float log[kChannelDim];                 // its log decay since the block's start
+  float decayed[T::kReads][kChannelDim];  // what it reads with, decayed since then
+  float fold_decay[kChannelDim];          // of the pending block
 
   static constexpr int kTileBytes = kDim * kTile * static_cast<int>(sizeof(typename Shape::State));
 
   __host__ __device__ static int EntryBytes(int ring) {
-    return 4 * kDim * ring * (kChannels ? 2 : 1);
+    return 4 * kDim * ring * (T::kEntries + (T::kChannels ? 1 : 0));
   }
 
   __host__ __device__ static int Bytes(int ring) {
@@ -96,7 +112,7 @@ struct alignas(128) DecodeShared {
 
   __device__ float* Keys() { return reinterpret_cast<float*>(this + 1); }
 
-  __device__ float* Logs(int ring) { return Keys() + ring * kDim; }
+  __device__ float* Logs(int ring) { return Keys() + ring * T::kEntries * kDim; }
 
   __device__ char* Tile(int ring, int warp) {
     return reinterpret_cast<char*>(this + 1) + EntryBytes(ring) + warp * kTileBytes;
@@ -106,14 +122,16 @@ struct alignas(128) DecodeShared {
 // Calls visit.template operator()<Shape>() with a layer's DecodeShape, if there is one.
 template <class State, class Visit>
 void VisitDecodeShape(const AdvanceArgs& args, const Visit& visit) {
-  VisitDecoded(args.memory, [&]<class Memory>() {
-    switch (args.shape.key_dim) {
-      case 64:
-        return visit.template operator()<DecodeShape<Memory, State, 64>>();
-      case 128:
-        return visit.template operator()<DecodeShape<Memory, State, 128>>();
-      case 256:
-        return visit.template operator()<DecodeShape<Memory, State, 256>>();
+  VisitMemory(args.memory, [&]<class Memory>() {
+    if constexpr (!Banked<Memory>) {
+      switch (args.shape.key_dim) {
+        case 64:
+          return visit.template operator()<DecodeShape<Memory, State, 64>>();
+        case 128:
+          return visit.template operator()<DecodeShape<Memory, State, 128>>();
+        case 256:
+          return visit.template operator()<DecodeShape<Memory, State, 256>>();
+      }
     }
   });
 }

@@ -11,9 +11,11 @@ template <class Shape>
 class DecodeTile {
  public:
   using State = typename Shape::State;
-  using T = Traits<typename Shape::Memory>;
+  using T = typename Shape::T;
   using Window = DecodeWindow<Shape>;
   static constexpr int kDim = Shape::kKeyDim;
+  static constexpr int kReads = T::kReads;
+  using Sums = float[kReads][kQuad];  // for each read, of a lane's rows in its quad's columns
 
   // From column `column` of the head on; `data` is the state in shared memory.
   __device__ DecodeTile(const AdvanceCall& call, std::byte* layer, int head, int column, char* data)
@@ -25,8 +27,8 @@ class DecodeTile {
         data_(reinterpret_cast<State*>(data)) {
     const int64_t begin = int64_t{head} * call.args.shape.value_dim + column;
     stored_ = reinterpret_cast<State*>(layer + call.layout.committed) + begin * kDim;
-    values_ =
-        reinterpret_cast<float*>(layer + call.layout.values) + begin * call.args.window.ring();
+    values_ = reinterpret_cast<float*>(layer + call.layout.values) +
+              begin * T::kEntries * call.args.window.ring();
   }
 
   // Behind a head's last tile there are none.
@@ -50,59 +52,63 @@ class DecodeTile {
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       const int e = quad_lane_ + kQuadLanes * i;
-      if (exists() && e < (window.pending > 0 ? window.pending : window.entries)) {
+      if (exists() && e < (window.pending > 0 ? window.pending_entries() : window.entries())) {
         ahead_[i] = Value(window.Entry(e));
       }
     }
   }
 
-  __device__ void AppendValue(const Window& window, float u) const {
-    values_[window.entry * width_ + lane_ / 2] = u;
+  __device__ void AppendValues(const Window& window, const float (&u)[T::kEntries]) const {
+#pragma unroll
+    for (int n = 0; n < T::kEntries; ++n) {
+      values_[(window.place * T::kEntries + n) * width_ + lane_ / 2] = u[n];
+    }
   }
 
-  // Adds what the state brings to S^T q and S^T k before the token, its decay left out: a lane's
-  // rows of its quad's columns. Folds and stores on the way.
-  __device__ void ReadState(const Window& window, float (&query)[kQuad], float (&erase)[kQuad],
-                            HealthPart* health) const {
+  // Adds what the state brings to S^T x before the token, its decay left out. Folds and stores on
+  // the way.
+  __device__ void ReadState(const Window& window, Sums& sums, HealthPart* health) const {
     if (window.pending > 0) {
-      ReadRows<true>(window, query, erase, health);
+      ReadRows<true>(window, sums, health);
     } else {
-      ReadRows<false>(window, query, erase, health);
+      ReadRows<false>(window, sums, health);
     }
   }
 
   // Scales what was read of the state and adds what the entries of the block bring.
-  __device__ void ReadEntries(const Window& window, float (&query)[kQuad],
-                              float (&erase)[kQuad]) const {
+  __device__ void ReadEntries(const Window& window, Sums& sums) const {
     const float scale = window.StateDecay();
 #pragma unroll
-    for (int c = 0; c < kQuad; ++c) {
-      query[c] *= scale;
-      erase[c] *= scale;
+    for (int read = 0; read < kReads; ++read) {
+#pragma unroll
+      for (int c = 0; c < kQuad; ++c) {
+        sums[read][c] *= scale;
+      }
     }
     const auto add = [&](int e, float4 u) {
-      AddScaled(window.QueryWeight(e), u, query);
-      if (T::kErases) {
-        AddScaled(window.EraseWeight(e), u, erase);
+#pragma unroll
+      for (int read = 0; read < kReads; ++read) {
+        AddScaled(window.Weight(read, e), u, sums[read]);
       }
     };
+    const auto value = [&](int e) { return Value(window.Entry(window.pending_entries() + e)); };
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       const int e = quad_lane_ + kQuadLanes * i;
-      if (e < window.entries) {
-        add(e, window.pending > 0 ? Value(window.Entry(window.pending + e)) : ahead_[i]);
+      if (e < window.entries()) {
+        add(e, window.pending > 0 ? value(e) : ahead_[i]);
       }
     }
 #pragma unroll 1
-    for (int e = quad_lane_ + kQuadLanes * kAhead; e < window.entries; e += kQuadLanes) {
-      add(e, Value(window.Entry(window.pending + e)));
+    for (int e = quad_lane_ + kQuadLanes * kAhead; e < window.entries(); e += kQuadLanes) {
+      add(e, value(e));
     }
     __syncwarp();
   }
 
  private:
-  static constexpr int kChunk = 8;  // rows in registers at a time
-  static constexpr int kAhead = 2;  // entries a lane whose values are loaded ahead
+  static constexpr int kChunk = 8;                // rows in registers at a time
+  static constexpr int kAhead = 2 * T::kEntries;  // entries a lane whose values are loaded ahead
 
   __device__ int QuadOfLane() const {
     return lane_ / kQuadLanes;
@@ -126,10 +132,7 @@ class DecodeTile {
   }
 
   template <bool kFolds>
-  __device__ void ReadRows(const Window& window, float (&query)[kQuad], float (&erase)[kQuad],
-                           HealthPart* health) const {
-    const float* read_query = window.ReadQuery() + quad_lane_;
-    const float* read_key = window.ReadKey() + quad_lane_;
+  __device__ void ReadRows(const Window& window, Sums& sums, HealthPart* health) const {
 #pragma unroll
     for (int chunk = 0; chunk < Shape::kRows; chunk += kChunk) {
       float s[kChunk][kQuad];
@@ -148,12 +151,13 @@ class DecodeTile {
       }
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) {
-        const float q = read_query[kQuadLanes * (chunk + i)];
-        const float k = T::kErases ? read_key[kQuadLanes * (chunk + i)] : 0;
 #pragma unroll
-        for (int c = 0; c < kQuad; ++c) {
-          query[c] = fmaf(q, s[i][c], query[c]);
-          erase[c] = T::kErases ? fmaf(k, s[i][c], erase[c]) : 0;
+        for (int read = 0; read < kReads; ++read) {
+          const float x = window.Read(read)[quad_lane_ + kQuadLanes * (chunk + i)];
+#pragma unroll
+          for (int c = 0; c < kQuad; ++c) {
+            sums[read][c] = fmaf(x, s[i][c], sums[read][c]);
+          }
         }
       }
     }
@@ -177,9 +181,14 @@ class DecodeTile {
   // Of the pending entry begin + quad_lane_.
   __device__ float4 PendingValues(const Window& window, int begin) const {
     if (begin < kAhead * kQuadLanes) {
-      return begin == 0 ? ahead_[0] : ahead_[1];
+      float4 values = ahead_[0];
+#pragma unroll
+      for (int i = 1; i < kAhead; ++i) {
+        values = begin < i * kQuadLanes ? values : ahead_[i];
+      }
+      return values;
     }
-    return Value(window.Entry(Least(begin + quad_lane_, window.pending - 1)));
+    return Value(window.Entry(Least(begin + quad_lane_, window.pending_entries() - 1)));
   }
 
   __device__ static float4 OfQuadLane(float4 v, int lane) {
@@ -199,10 +208,10 @@ class DecodeTile {
       }
     }
 #pragma unroll 1
-    for (int begin = 0; begin < window.pending; begin += kQuadLanes) {
+    for (int begin = 0; begin < window.pending_entries(); begin += kQuadLanes) {
       const float4 values = PendingValues(window, begin);
 #pragma unroll 2
-      for (int j = begin; j < Least(window.pending, begin + kQuadLanes); ++j) {
+      for (int j = begin; j < Least(window.pending_entries(), begin + kQuadLanes); ++j) {
         const float4 u = OfQuadLane(values, j - begin);
         const float* key = window.Key(window.Entry(j)) + row;
 #pragma unroll

@@ -27,7 +27,7 @@ size_t ItemBytes(const AdvanceArgs& args, const WeightLayout& layout) {
 // the one before.
 bool Serves(const AdvanceArgs& args) {
   const int commit = args.window.commit;
-  const bool memory = VisitMemory(args.memory, []<class Memory>() { return Decoded<Memory>; });
+  const bool memory = VisitMemory(args.memory, []<class Memory>() { return InChunks<Memory>; });
   return memory && args.shape.key_dim <= kMaxKeys && commit % kMma == 0 && kChunk % commit == 0 &&
          args.window.rollback <= kChunk;
 }
@@ -93,15 +93,15 @@ void Prompts::Advance(const AdvanceCall& call, std::byte* scratch) const {
   prompts.layout = LayoutOfWeights(call.args, step_.activations);
   prompts.weights = scratch;
   prompts.wide = InWholePieces(call);
-  VisitDecoded(call.args.memory,
-               [&]<class Memory>() { LaunchSumLogs<Memory>(prompts.advance, step_); });
+  VisitInChunks(call.args.memory,
+                [&]<class Memory>() { LaunchSumLogs<Memory>(prompts.advance, step_); });
   for (const PromptRows& rows : Launches(call.args, step_, prompts.layout)) {
     prompts.rows = rows;
     WeighPrompts(prompts, rows.first_item[rows.count], step_.stream);
     PassPrompts(prompts, step_.stream);
   }
-  VisitDecoded(call.args.memory,
-               [&]<class Memory>() { LaunchFinish<Memory>(prompts.advance, step_); });
+  VisitInChunks(call.args.memory,
+                [&]<class Memory>() { LaunchFinish<Memory>(prompts.advance, step_); });
 }
 
 }  // namespace evenflow

@@ -380,7 +380,7 @@ void Run(const PromptCall& call, int items, cudaStream_t stream) {
 }  // namespace
 
 void WeighPrompts(const PromptCall& call, int items, cudaStream_t stream) {
-  VisitDecoded(call.advance.args.memory, [&]<class Memory>() {
+  VisitInChunks(call.advance.args.memory, [&]<class Memory>() {
     if (call.layout.parts == kFastParts) {
       Run<Memory, kFastParts>(call, items, stream);
     } else {

@@ -1,15 +1,17 @@
 // Times one decoded token of each memory on a CUDA device, per sessions and state type, against a
-// kernel that only reads as many bytes. bench_cuda_memory [--json] [--lockstep] [--memory NAME]
-// [--sessions N]
+// kernel that only reads as many bytes. bench_cuda_memory [--json] [--lockstep] [--hot]
+// [--tokens N] [--memory NAME] [--sessions N]
 //
 // A graph holds one Advance for each of as many layers as are needed for their states to be far
 // larger than the second cache. Sessions are out of phase, as in a server, or in lockstep; every
 // replay is one position further, and times are means over whole blocks of C positions.
-// Bytes of a token: its state once, 1 / C of it again for the write, and the window's entries (w,
-// u, and l where there is one), on average (C - 1) / 2 + R read and one written. Of a memory with
-// several states a head, those that hold anything where the sessions are; what is carried from one
-// into another is not counted. VLA's A and its rows count likewise, and its stage is timed with the
-// memory. What does not fit into the device's memory is left out.
+// --hot: of one layer instead, whose states may stay in the second cache from one step to the next.
+// --tokens: that many tokens of each session a step, as after speculation.
+// Bytes of a step: its state once, 1 / C of it again for the write, and the window's entries (w,
+// u, and l where there is one), on average (C - 1) / 2 + R read and one written a token. Of a
+// memory with several states a head, those that hold anything where the sessions are; what is
+// carried from one into another is not counted. VLA's A and its rows count likewise, and its stage
+// is timed with the memory. What does not fit into the device's memory is left out.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -32,6 +34,8 @@ constexpr int kFirstBlock = 1000;  // where sessions are, in blocks of C positio
 struct Options {
   bool json = false;
   bool lockstep = false;
+  bool hot = false;
+  int tokens = 1;
   std::string memory;
   int sessions = 0;
 };
@@ -43,6 +47,7 @@ struct Setup {
   DType dtype;
   int sessions;
   std::optional<Preconditioner> preconditioner;  // VLA's
+  int tokens;                                    // of each, a step
 };
 
 // Of one layer, the preconditioner's part after the memory's.
@@ -89,12 +94,12 @@ double StepBytes(const Setup& setup) {
     entry += shape.key_dim;
   }
   const double commit = setup.window.commit;
-  const double entries = (commit - 1) / 2 + setup.window.lag + setup.window.rollback + 1;
-  double head = state * (1 + 1 / commit) + entries * entry * 4;
+  const double entries = (commit - 1) / 2 + setup.window.lag + setup.window.rollback + setup.tokens;
+  double head = state * (1 + setup.tokens / commit) + entries * entry * 4;
   if (setup.preconditioner) {
     const double dim = setup.preconditioner->key_dim;
-    head +=
-        4 * dim * dim * (1 + 1 / commit) + entries * RowsPerToken(*setup.preconditioner) * dim * 4;
+    head += 4 * dim * dim * (1 + setup.tokens / commit) +
+            entries * RowsPerToken(*setup.preconditioner) * dim * 4;
   }
   return head * shape.heads * setup.sessions;
 }
@@ -104,7 +109,7 @@ std::vector<Row> RowsAt(const Setup& setup, int position, bool lockstep) {
   for (int s = 0; s < setup.sessions; ++s) {
     // An odd multiplier spreads phases over the rows that are next to one another.
     const int phase = lockstep ? 0 : s * 7 % setup.window.commit;
-    rows.push_back({s, s, 1, position + phase});
+    rows.push_back({s, s * setup.tokens, setup.tokens, position + phase});
   }
   return rows;
 }
@@ -126,22 +131,24 @@ void SetStored(const Setup& setup, const Memory& slots, size_t layers, size_t of
 }
 
 // Seconds of a layer's Advance, and of its Precondition.
-double Measure(const Setup& setup, size_t layers, bool lockstep) {
+double Measure(const Setup& setup, size_t layers, const Options& options) {
   const MemoryShape& shape = setup.shape;
   const auto sessions = static_cast<size_t>(setup.sessions);
   const MemoryLayout layout = LayoutOf(setup.memory, shape, setup.window, setup.dtype);
   const size_t layer_bytes = LayerBytes(setup), slot_bytes = layer_bytes * layers;
+  const size_t steps = options.hot ? static_cast<size_t>(setup.window.commit) : 1;  // a replay
   const Memory slots(slot_bytes * sessions);
   slots.Fill(-0.5f, 0.5f);
   const int first = kFirstBlock * setup.window.commit;
-  SetStored(setup, slots, layers, layout.committed_tokens, 1, first, lockstep);
+  SetStored(setup, slots, layers, layout.committed_tokens, 1, first, options.lockstep);
   if (setup.preconditioner) {
     const PreconditionLayout plane = LayoutOf(*setup.preconditioner, setup.window);
     SetStored(setup, slots, layers, layout.bytes + plane.committed_tokens, shape.heads, first,
-              lockstep);
+              options.lockstep);
   }
   const auto floats = [&](int heads, int dim) {
-    return sizeof(float) * sessions * static_cast<size_t>(heads) * static_cast<size_t>(dim);
+    return sizeof(float) * sessions * static_cast<size_t>(setup.tokens * heads) *
+           static_cast<size_t>(dim);
   };
   const Memory q(floats(shape.query_heads, shape.key_dim)),
       raw_k(floats(shape.key_heads, shape.key_dim)),
@@ -151,7 +158,7 @@ double Measure(const Setup& setup, size_t layers, bool lockstep) {
       beta(floats(shape.heads, 1)), level_weights(floats(shape.heads, shape.banks)),
       rates(sizeof(float) * static_cast<size_t>(shape.banks)),
       coefficients(sizeof(float) * PowerLaw::kPoints * static_cast<size_t>(shape.banks)),
-      o(floats(shape.output_heads(), shape.value_dim)), rows(sizeof(Row) * sessions),
+      o(floats(shape.output_heads(), shape.value_dim)), rows(sizeof(Row) * sessions * steps),
       health(sizeof(StateHealth) * sessions * layers),
       counters(sizeof(uint32_t) * (kCounters + sessions));
   q.Fill(-0.1f, 0.1f);
@@ -166,9 +173,9 @@ double Measure(const Setup& setup, size_t layers, bool lockstep) {
   coefficients.Fill(0, 1);
   CudaScratch scratch;
   CudaStep step;
-  step.row_count = step.token_count = setup.sessions;
-  step.max_row_tokens = 1;
-  step.rows = rows.As<Row>();
+  step.row_count = setup.sessions;
+  step.token_count = setup.sessions * setup.tokens;
+  step.max_row_tokens = setup.tokens;
   step.health = health.As<StateHealth>();
   step.health_stride = setup.sessions;
   step.scratch = &scratch;
@@ -200,7 +207,9 @@ double Measure(const Setup& setup, size_t layers, bool lockstep) {
   scratch.Take(size_t{1} << 26);  // allocations cannot be captured
   const auto enqueue = [&](cudaStream_t stream) {
     step.stream = stream;
-    for (size_t layer = 0; layer < layers; ++layer) {
+    for (size_t i = 0; i < steps * layers; ++i) {
+      const size_t layer = i % layers;
+      step.rows = rows.As<Row>() + i / layers * sessions;
       args.layer_offset = layer * layer_bytes;
       args.memory_layer = stage.memory_layer = static_cast<int>(layer);
       if (setup.preconditioner) {
@@ -211,9 +220,13 @@ double Measure(const Setup& setup, size_t layers, bool lockstep) {
     }
   };
   const auto before = [&](int replay) {
-    const std::vector<Row> next = RowsAt(setup, first + replay, lockstep);
-    Check(
-        cudaMemcpy(rows.As<Row>(), next.data(), next.size() * sizeof(Row), cudaMemcpyHostToDevice));
+    std::vector<Row> all;
+    for (size_t i = 0; i < steps; ++i) {
+      const int done = (replay * static_cast<int>(steps) + static_cast<int>(i)) * setup.tokens;
+      const std::vector<Row> next = RowsAt(setup, first + done, options.lockstep);
+      all.insert(all.end(), next.begin(), next.end());
+    }
+    Check(cudaMemcpy(rows.As<Row>(), all.data(), all.size() * sizeof(Row), cudaMemcpyHostToDevice));
   };
   const int commit = setup.window.commit;
   const std::vector<double> seconds = TimeGraph(enqueue, before, commit * (1 + kCycles));
@@ -223,7 +236,7 @@ double Measure(const Setup& setup, size_t layers, bool lockstep) {
     for (int i = 0; i < commit; ++i) {
       sum += seconds[static_cast<size_t>(cycle * commit + i)];
     }
-    cycles.push_back(sum / commit / static_cast<double>(layers));
+    cycles.push_back(sum / commit / static_cast<double>(layers * steps));
   }
   return Median(cycles);
 }
@@ -231,16 +244,18 @@ double Measure(const Setup& setup, size_t layers, bool lockstep) {
 void Print(const Setup& setup, double seconds, double read_seconds, const Options& options) {
   const double bytes = StepBytes(setup);
   const char* format =
-      options.json
-          ? "{\"memory\": \"%s\", \"heads\": %d, \"key_dim\": %d, \"value_dim\": %d, "
-            "\"state_dtype\": \"%s\", \"window\": %d, \"sessions\": %d, \"step_us\": %.2f, "
-            "\"bytes\": %.0f, \"bytes_per_second\": %.4g, \"read_us\": %.2f, "
-            "\"read_fraction\": %.3f}\n"
-          : "%-22s %2d x %3d x %3d %-4s C %2d %4d sessions %8.2f us %11.0f bytes %9.3g B/s, only "
-            "read %8.2f us, %5.3f of it\n";
+      options.json ? "{\"memory\": \"%s\", \"heads\": %d, \"key_dim\": %d, \"value_dim\": %d, "
+                     "\"state_dtype\": \"%s\", \"window\": %d, \"sessions\": %d, \"tokens\": %d, "
+                     "\"step_us\": %.2f, "
+                     "\"bytes\": %.0f, \"bytes_per_second\": %.4g, \"read_us\": %.2f, "
+                     "\"read_fraction\": %.3f}\n"
+                   : "%-22s %2d x %3d x %3d %-4s C %2d %4d sessions x %d %8.2f us %11.0f bytes "
+                     "%9.3g B/s, only "
+                     "read %8.2f us, %5.3f of it\n";
   std::printf(format, Name(setup.memory), setup.shape.heads, setup.shape.key_dim,
               setup.shape.value_dim, Name(setup.dtype), setup.window.commit, setup.sessions,
-              seconds * 1e6, bytes, bytes / seconds, read_seconds * 1e6, read_seconds / seconds);
+              setup.tokens, seconds * 1e6, bytes, bytes / seconds, read_seconds * 1e6,
+              read_seconds / seconds);
   std::fflush(stdout);
 }
 
@@ -290,13 +305,14 @@ void Run(const Options& options) {
   cudaDeviceProp device;
   Check(cudaGetDeviceProperties(&device, 0));
   constexpr size_t kBytes = size_t{4} << 30;
-  std::printf(
-      options.json ? "{\"device\": \"%s\", \"multiprocessors\": %d, \"memory_bytes\": %zu, "
-                     "\"read_bandwidth\": %.4g, \"copy_bandwidth\": %.4g, \"phases\": \"%s\"}\n"
-                   : "%s (%d multiprocessors, %zu bytes), only read %.4g B/s, copy %.4g B/s (both "
-                     "ways), sessions %s\n",
-      device.name, device.multiProcessorCount, device.totalGlobalMem, kBytes / ReadSeconds(kBytes),
-      CopyBandwidth(), options.lockstep ? "in lockstep" : "out of phase");
+  std::printf(options.json
+                  ? "{\"device\": \"%s\", \"multiprocessors\": %d, \"memory_bytes\": %zu, "
+                    "\"read_bandwidth\": %.4g, \"copy_bandwidth\": %.4g, \"phases\": \"%s%s\"}\n"
+                  : "%s (%d multiprocessors, %zu bytes), only read %.4g B/s, copy %.4g B/s (both "
+                    "ways), sessions %s%s\n",
+              device.name, device.multiProcessorCount, device.totalGlobalMem,
+              kBytes / ReadSeconds(kBytes), CopyBandwidth(),
+              options.lockstep ? "in lockstep" : "out of phase", options.hot ? ", hot" : "");
 #define EVENFLOW_KIND(memory) MemoryKind::k##memory,
   constexpr MemoryKind kMemories[] = {EVENFLOW_MEMORIES(EVENFLOW_KIND)};
 #undef EVENFLOW_KIND
@@ -311,16 +327,17 @@ void Run(const Options& options) {
           continue;
         }
         const MemoryShape shape = ShapeOf(memory);
-        const Setup setup = {memory, shape,    FitWindow(memory, Window()),
-                             dtype,  sessions, PreconditionerOf(memory, shape)};
-        const size_t layers = Layers(setup);
+        const Setup setup = {memory,        shape,    FitWindow(memory, Window()),
+                             dtype,         sessions, PreconditionerOf(memory, shape),
+                             options.tokens};
+        const size_t layers = options.hot ? 1 : Layers(setup);
         if (layers == 0) {
           std::fprintf(stderr, "%s %s with %d sessions: no room\n", Name(memory), Name(dtype),
                        sessions);
           continue;
         }
         const double read_seconds = ReadSeconds(static_cast<size_t>(StepBytes(setup)));
-        Print(setup, Measure(setup, layers, options.lockstep), read_seconds, options);
+        Print(setup, Measure(setup, layers, options), read_seconds, options);
       }
     }
   }
@@ -336,14 +353,18 @@ int main(int argc, char** argv) {
       options.json = true;
     } else if (std::strcmp(argv[i], "--lockstep") == 0) {
       options.lockstep = true;
+    } else if (std::strcmp(argv[i], "--hot") == 0) {
+      options.hot = true;
+    } else if (std::strcmp(argv[i], "--tokens") == 0 && i + 1 < argc) {
+      options.tokens = std::atoi(argv[++i]);
     } else if (std::strcmp(argv[i], "--memory") == 0 && i + 1 < argc) {
       options.memory = argv[++i];
     } else if (std::strcmp(argv[i], "--sessions") == 0 && i + 1 < argc) {
       options.sessions = std::atoi(argv[++i]);
     } else {
       std::fprintf(stderr,
-                   "usage: bench_cuda_memory [--json] [--lockstep] [--memory NAME] "
-                   "[--sessions N]\n");
+                   "usage: bench_cuda_memory [--json] [--lockstep] [--hot] [--tokens N] "
+                   "[--memory NAME] [--sessions N]\n");
       return 2;
     }
   }

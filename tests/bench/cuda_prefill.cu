@@ -177,7 +177,7 @@ void Run(const Options& options) {
   constexpr MemoryKind kMemories[] = {EVENFLOW_MEMORIES(EVENFLOW_KIND)};
 #undef EVENFLOW_KIND
   for (const MemoryKind memory : kMemories) {
-    const bool served = VisitMemory(memory, []<class Memory>() { return Decoded<Memory>; });
+    const bool served = VisitMemory(memory, []<class Memory>() { return InChunks<Memory>; });
     if (served && (options.memory.empty() || options.memory == Name(memory))) {
       for (const Mode mode : {Mode::kFast, Mode::kExact, Mode::kSingly}) {
         const Setup setup = {memory, ShapeOf(memory), options.tokens, options.sequences, mode};
