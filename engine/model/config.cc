@@ -29,7 +29,35 @@ std::optional<double> NumberOf(const nlohmann::json& value) {
   return std::nullopt;
 }
 
+nlohmann::json JsonOf(double number) {
+  return std::isfinite(number) ? nlohmann::json(number)
+                               : nlohmann::json(number > 0 ? "Infinity" : "-Infinity");
+}
+
+nlohmann::json JsonOf(const std::vector<double>& numbers) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const double number : numbers) {
+    list.push_back(JsonOf(number));
+  }
+  return list;
+}
+
+nlohmann::json JsonOf(const std::string& text) {
+  return text.empty() ? nlohmann::json() : nlohmann::json(text);
+}
+
+template <class T>
+nlohmann::json JsonOf(T value) {
+  return value;
+}
+
 }  // namespace
+
+template <class T>
+T Config::Note(absl::string_view field, T value) {
+  read_[std::string(field)] = JsonOf(value);
+  return value;
+}
 
 absl::StatusOr<Config> Config::Parse(const std::string& text, std::string source) {
   JsonLimits limits;
@@ -67,6 +95,10 @@ bool Config::IsText(absl::string_view field, absl::string_view text) const {
   return value != nullptr && *value == std::string(text);
 }
 
+absl::string_view Config::NameOf(absl::string_view field, absl::string_view old) const {
+  return !Has(field) && Has(old) ? old : field;
+}
+
 void Config::Fail(absl::string_view field, absl::string_view expected) {
   if (!status_.ok()) {
     return;
@@ -89,7 +121,7 @@ void Config::Refuse(absl::string_view field, absl::string_view reason) {
 int Config::Int(absl::string_view field, int fallback, int min, int max) {
   const nlohmann::json* value = Find(field);
   if (value == nullptr) {
-    return fallback;
+    return Note(field, fallback);
   }
   // Some writers spell integers as 4.0.
   const double number = value->is_number() ? value->get<double>() : std::nan("");
@@ -97,27 +129,27 @@ int Config::Int(absl::string_view field, int fallback, int min, int max) {
     Fail(field, absl::StrCat("allowed: an integer from ", min, " to ", max));
     return fallback;
   }
-  return static_cast<int>(number);
+  return Note(field, static_cast<int>(number));
 }
 
 double Config::Float(absl::string_view field, double fallback, double min, double max) {
   const nlohmann::json* value = Find(field);
   if (value == nullptr) {
-    return fallback;
+    return Note(field, fallback);
   }
   const std::optional<double> number = NumberOf(*value);
   if (!number.has_value() || !(*number >= min && *number <= max)) {
     Fail(field, absl::StrCat("allowed: a number from ", min, " to ", max));
     return fallback;
   }
-  return *number;
+  return Note(field, *number);
 }
 
 std::vector<double> Config::Floats(absl::string_view field, std::vector<double> fallback,
                                    double min, double max) {
   const nlohmann::json* value = Find(field);
   if (value == nullptr) {
-    return fallback;
+    return Note(field, fallback);
   }
   std::vector<double> numbers;
   for (const nlohmann::json& item : value->is_array() ? *value : nlohmann::json::array()) {
@@ -131,7 +163,7 @@ std::vector<double> Config::Floats(absl::string_view field, std::vector<double> 
          absl::StrCat("allowed: a list of ", fallback.size(), " numbers from ", min, " to ", max));
     return fallback;
   }
-  return numbers;
+  return Note(field, numbers);
 }
 
 std::vector<int> Config::Ints(absl::string_view field, int min, int max) {
@@ -156,6 +188,7 @@ std::vector<Config> Config::Objects(absl::string_view field) {
   if (value == nullptr) {
     return objects;
   }
+  Note(field, *value);
   if (value->is_object()) {
     objects.push_back(Config(*value, absl::StrCat(source_, ": ", field)));
     return objects;
@@ -185,30 +218,31 @@ int Config::LayerInt(absl::string_view field, int layer, int layers, int fallbac
                              ", or a list of one for each of ", layers, " layers"));
     return fallback;
   }
+  Note(field, *value);
   return static_cast<int>(number);
 }
 
 bool Config::Bool(absl::string_view field, bool fallback) {
   const nlohmann::json* value = Find(field);
   if (value == nullptr) {
-    return fallback;
+    return Note(field, fallback);
   }
   if (!value->is_boolean()) {
     Fail(field, "allowed: true, false");
     return fallback;
   }
-  return value->get<bool>();
+  return Note(field, value->get<bool>());
 }
 
 std::string Config::Text(absl::string_view field, absl::string_view fallback,
                          std::initializer_list<absl::string_view> allowed) {
   const nlohmann::json* value = Find(field);
   if (value == nullptr) {
-    return std::string(fallback);
+    return Note(field, std::string(fallback));
   }
   for (absl::string_view candidate : allowed) {
     if (*value == std::string(candidate)) {
-      return std::string(candidate);
+      return Note(field, std::string(candidate));
     }
   }
   Fail(field, absl::StrCat("allowed: \"", absl::StrJoin(allowed, "\", \""), "\""));

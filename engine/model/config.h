@@ -52,6 +52,12 @@ class Config {
   // it is absent or null. Their errors are theirs: see Update.
   std::vector<Config> Objects(absl::string_view field);
 
+  // `field`, unless the file has it by its `old` name only.
+  absl::string_view NameOf(absl::string_view field, absl::string_view old) const;
+
+  // One JSON object of what was read so far: each field with its value, or what stood in for it.
+  const nlohmann::json& read() const { return read_; }
+
   // Records another's error.
   void Update(const absl::Status& status) { status_.Update(status); }
 
@@ -65,8 +71,11 @@ class Config {
  private:
   Config(nlohmann::json root, std::string source);
   const nlohmann::json* Find(absl::string_view field) const;  // nullptr: absent or null
+  template <class T>
+  T Note(absl::string_view field, T value);  // notes and returns what a field stands for
 
   nlohmann::json root_;
+  nlohmann::json read_ = nlohmann::json::object();
   std::string source_;
   absl::Status status_;
 };

@@ -35,6 +35,7 @@ std::string InspectJson(const Model& model) {
                                  {"rollback", model.window().rollback},
                                  {"state_dtype", Name(model.options().state_dtype)},
                                  {"state_bytes_per_session", model.slot_bytes()},
+                                 {"options", nlohmann::ordered_json::parse(info.options)},
                                  {"bos_token", nullptr},
                                  {"eos_tokens", info.eos_tokens},
                                  {"layers", std::move(layers)}};

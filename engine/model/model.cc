@@ -95,8 +95,10 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& directory,
   if (!family.ok()) {
     return family.status();
   }
-  Weights none;  // a plan without weights shows every error of the config before reading any
-  if (absl::Status status = PlanModel(*family, *config, none).status(); !status.ok()) {
+  // A plan without weights shows every error of the config before reading any.
+  Config draft = *config;
+  Weights none;
+  if (absl::Status status = PlanModel(*family, draft, none).status(); !status.ok()) {
     return status;
   }
   absl::StatusOr<Safetensors> checkpoint = Safetensors::Open(directory);
@@ -127,6 +129,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& directory,
   info.parameters = weights.parameters();
   info.vocab_size = impl->plan.vocab_size;
   info.hidden_size = impl->plan.hidden_size;
+  info.options = config->read().dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
   for (const LayerInfo& layer : impl->layers) {
     info.memories.push_back(layer.memory);
   }

@@ -33,6 +33,7 @@ struct ModelInfo {
   int64_t parameters = 0;
   int vocab_size = 0;
   int hidden_size = 0;
+  std::string options;                // a JSON object: config.json's fields that count, or defaults
   std::vector<std::string> memories;  // of each layer
   std::vector<int32_t> eos_tokens;
   std::optional<int32_t> bos_token;

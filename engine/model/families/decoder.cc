@@ -11,8 +11,6 @@ namespace {
 // Where config.json gives no size, the checkpoint does: the rule for it has changed over time.
 int IntermediateSize(const Family& family, Config& config, const Weights& weights,
                      const std::string& down_proj) {
-  const int hidden_size = config.Int("hidden_size", 2048, 1, 1 << 18);
-  const double ratio = config.Float("hidden_ratio", family.default_hidden_ratio, 0.01, 64);
   if (config.Has("intermediate_size")) {
     return config.Int("intermediate_size", 1);
   }
@@ -20,6 +18,8 @@ int IntermediateSize(const Family& family, Config& config, const Weights& weight
   if (shape.size() == 2 && shape[1] >= 1 && shape[1] <= 1 << 24) {
     return static_cast<int>(shape[1]);
   }
+  const int hidden_size = config.Int("hidden_size", 2048, 1, 1 << 18);
+  const double ratio = config.Float("hidden_ratio", family.default_hidden_ratio, 0.01, 64);
   return (static_cast<int>(hidden_size * ratio * 2 / 3) + 255) / 256 * 256;
 }
 
@@ -27,7 +27,8 @@ int IntermediateSize(const Family& family, Config& config, const Weights& weight
 NormKind ReadNormKind(const Family& family, Config& config) {
   if (!family.skeleton.has_mlp || family.skeleton.block_norm != NormKind::kRms) {
     const bool layer = family.skeleton.block_norm == NormKind::kLayer;
-    config.Text("norm_type", "", {layer ? "layernorm" : "rmsnorm"});
+    const char* const only = layer ? "layernorm" : "rmsnorm";
+    config.Text("norm_type", only, {only});
     return family.skeleton.block_norm;
   }
   const std::string type = config.Text("norm_type", "rmsnorm", {"rmsnorm", "dyt", "derf"});
@@ -99,8 +100,8 @@ absl::StatusOr<ModelPlan> PlanModel(const Family& family, Config& config, Weight
   const int layers = config.Int("num_hidden_layers", family.default_layers, 1, 4096);
   const bool tied = config.Bool("tie_word_embeddings", false);
   const Skeleton& skeleton = family.skeleton;
-  const double old_eps = config.Float(skeleton.old_norm_eps, skeleton.default_norm_eps, 0, 1);
-  const auto eps = static_cast<float>(config.Float("norm_eps", old_eps, 0, 1));
+  const auto eps = static_cast<float>(config.Float(config.NameOf("norm_eps", skeleton.old_norm_eps),
+                                                   skeleton.default_norm_eps, 0, 1));
 
   const NormKind norm = ReadNormKind(family, config);
   const std::map<int, HybridAttention> hybrid = ReadHybridLayers(config, plan.hidden_size, layers);

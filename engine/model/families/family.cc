@@ -8,8 +8,7 @@ namespace evenflow {
 
 int Heads(Config& config, int fallback) {
   constexpr int kMaxHeads = 4096;
-  const int heads = config.Int("num_attention_heads", fallback, 1, kMaxHeads);
-  return config.Int("num_heads", heads, 1, kMaxHeads);
+  return config.Int(config.NameOf("num_heads", "num_attention_heads"), fallback, 1, kMaxHeads);
 }
 
 int GroupedHeads(Config& config, absl::string_view field, int heads) {
@@ -55,19 +54,20 @@ int ExpandedHead(Config& config, int key_dim, double fallback) {
   return static_cast<int>(std::round(size));
 }
 
-int Projections::Add(absl::string_view name, int rows) {
+int Projections::Add(absl::string_view name, int rows, Bias bias) {
   const int column = columns_;
   columns_ += rows;
   weights_.push_back({source_.Name(absl::StrCat(name, ".weight")), {rows, source_.hidden_size}});
-  if (bias_ != Bias::kNone) {
-    const bool optional = bias_ == Bias::kOptional;
+  if (bias != Bias::kNone) {
+    const bool optional = bias == Bias::kOptional;
     biases_.push_back({source_.Name(absl::StrCat(name, ".bias")), {rows}, optional});
   }
   return column;
 }
 
-void Projections::AddLowRank(absl::string_view name, int rank, int rows, int* column) {
-  low_rank_.push_back({std::string(name), Add(absl::StrCat(name, ".0"), rank), rank, rows, column});
+void Projections::AddLowRank(absl::string_view name, int rank, int rows, Bias bias, int* column) {
+  const int from = Add(absl::StrCat(name, ".0"), rank);
+  low_rank_.push_back({std::string(name), from, rank, rows, bias, column});
 }
 
 void Projections::Load(MixerPlan* mixer) {
@@ -78,7 +78,8 @@ void Projections::Load(MixerPlan* mixer) {
     InnerProjection inner{part.from, column, {}};
     const std::string name = source_.Name(part.name + ".1");
     inner.matmul.w = source_.weights.Matrix({{name + ".weight", {part.rows, part.rank}}});
-    inner.matmul.bias = source_.weights.Vector({{name + ".bias", {part.rows}, /*optional=*/true}});
+    const bool optional = part.bias == Bias::kOptional;
+    inner.matmul.bias = source_.weights.Vector({{name + ".bias", {part.rows}, optional}});
     mixer->inner.push_back(inner);
     *part.column = column;
     column += part.rows;

@@ -119,10 +119,12 @@ class Projections {
       : source_(source), bias_(bias) {}
 
   // Adds tensor NAME.weight [rows, hidden]; returns its first column in the output.
-  int Add(absl::string_view name, int rows);
-  // Adds a projection in two factors, NAME.0.weight [rank, hidden] and NAME.1.weight [rows, rank];
-  // its first column is known, and put into *column, once all are loaded.
-  void AddLowRank(absl::string_view name, int rank, int rows, int* column);
+  int Add(absl::string_view name, int rows) { return Add(name, rows, bias_); }
+
+  int Add(absl::string_view name, int rows, Bias bias);
+  // Adds a projection in two factors, NAME.0.weight [rank, hidden] and NAME.1.weight [rows, rank],
+  // the latter with a bias; its first column is known, and put into *column, once all are loaded.
+  void AddLowRank(absl::string_view name, int rank, int rows, Bias bias, int* column);
   // The fused weights, with their biases.
   void Load(MixerPlan* mixer);
 
@@ -136,6 +138,7 @@ class Projections {
   struct LowRank {
     std::string name;
     int from, rank, rows;
+    Bias bias;
     int* column;
   };
 

@@ -23,7 +23,8 @@ MixerPlan PlanGlaMixer(MixerSource& source) {
   if (config.Bool("use_output_gate", true)) {
     mixer.gate_column = projections.Add("g_proj", heads * value_dim);
   }
-  projections.AddLowRank("gk_proj", kGateRank, key_heads * key_dim, &inputs.decay_column);
+  projections.AddLowRank("gk_proj", kGateRank, key_heads * key_dim, Bias::kRequired,
+                         &inputs.decay_column);
   projections.Load(&mixer);
   if (config.Bool("use_short_conv", false)) {
     mixer.token_mix =

@@ -14,11 +14,10 @@ constexpr float kOutputEps = 1e-5f;  // whatever norm_eps says
 // expand_ratio (128 where absent), or, where it is null, what num_heads leaves for each.
 int ReadKeyDim(MixerSource& source) {
   Config& config = source.config;
-  int key_dim = config.Int("expand_ratio", 128, 1, 8192);
-  const int heads = config.Int("num_heads", 1, 1, 4096);
-  if (config.IsNull("expand_ratio") && config.Has("num_heads")) {
-    key_dim = std::max(1, source.hidden_size / heads);
-  }
+  const bool by_heads = config.IsNull("expand_ratio") && config.Has("num_heads");
+  const int key_dim = by_heads
+                          ? std::max(1, source.hidden_size / config.Int("num_heads", 1, 1, 4096))
+                          : config.Int("expand_ratio", 128, 1, 8192);
   if (source.hidden_size % key_dim != 0) {
     config.Fail("expand_ratio",
                 absl::StrCat("allowed: a divisor of hidden_size = ", source.hidden_size));

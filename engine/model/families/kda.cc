@@ -16,9 +16,9 @@ MixerPlan PlanKdaMixer(MixerSource& source) {
   AddGroupedDelta(sizes, &projections, &mixer.inputs);
   mixer.inputs.beta_column = projections.Add("b_proj", sizes.value_heads);
   projections.AddLowRank("f_proj", sizes.value_dim, sizes.value_heads * sizes.key_dim,
-                         &mixer.inputs.decay_column);
+                         Bias::kOptional, &mixer.inputs.decay_column);
   projections.AddLowRank("g_proj", sizes.value_dim, sizes.value_heads * sizes.value_dim,
-                         &mixer.gate_column);
+                         Bias::kRequired, &mixer.gate_column);
   projections.Load(&mixer);
   PlanGroupedDelta(source, sizes, sizes.key_dim, &mixer);
   mixer.output.gate_activation = Activation::kSigmoid;

@@ -52,10 +52,10 @@ TokenMixArgs PlanConvolution(MixerSource& source, int channels) {
 
 DecayGateArgs PlanTimeStep(MixerSource& source, int heads) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  const char* const field = source.config.Has("dt_limit") ? "dt_limit" : "time_step_limit";
+  const absl::string_view field = source.config.NameOf("dt_limit", "time_step_limit");
   const std::vector<double> limit = source.config.Floats(field, {0, kInfinity}, 0, kInfinity);
-  if (limit[0] > limit[1]) {
-    source.config.Fail(field, "allowed: a lower limit and one that is not below it");
+  if (limit[0] > limit[1] || std::isinf(limit[0])) {
+    source.config.Fail(field, "allowed: a finite lower limit and one that is not below it");
   }
   DecayGateArgs args;
   args.gate = DecayGate::kTimeStep;
@@ -88,7 +88,7 @@ MemoryOutputArgs PlanOutput(MixerSource& source, const Sizes& sizes) {
   args.eps = source.norm_eps;
   args.gate_activation = Activation::kSilu;
   args.norm = OutputNorm::kNone;
-  if (config.Bool("rmsnorm", config.Bool("rms_norm", true))) {
+  if (config.Bool(config.NameOf("rmsnorm", "rms_norm"), true)) {
     args.norm =
         config.Bool("norm_before_gate", false) ? OutputNorm::kBeforeGate : OutputNorm::kAfterGate;
     args.weight = source.weights.Vector({{source.Name("norm.weight"), {sizes.inner()}}});

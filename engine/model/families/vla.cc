@@ -46,7 +46,7 @@ MixerPlan PlanVlaMixer(MixerSource& source) {
 
   MemoryInputsArgs& inputs = mixer.inputs;
   if (!v3 && config.Bool("use_write_gate", true)) {
-    inputs.beta_column = projections.Add("b_proj", heads);
+    inputs.beta_column = projections.Add("b_proj", heads, Bias::kRequired);
   }
   projections.Load(&mixer);
   PlanConvolvedHeads(source, sizes, &mixer);

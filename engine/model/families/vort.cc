@@ -13,7 +13,7 @@ MixerPlan PlanVortMixer(MixerSource& source) {
   Projections projections(source);
   MemoryInputsArgs& inputs = mixer.inputs;
   const ConvolvedHeads sizes = AddConvolvedHeads(source, &projections, &mixer);
-  inputs.beta_column = projections.Add("alpha_proj", sizes.heads);
+  inputs.beta_column = projections.Add("alpha_proj", sizes.heads, Bias::kRequired);
   projections.Load(&mixer);
   PlanConvolvedHeads(source, sizes, &mixer);
 

@@ -39,6 +39,21 @@ TEST(ConfigTest, ReadsInfinityHoweverSpelt) {
   EXPECT_TRUE(config.status().ok()) << config.status();
 }
 
+TEST(ConfigTest, TellsWhatWasRead) {
+  Config config = Parsed(R"({"i": 3, "t": "relu", "old": 5, "unused": 1,
+                             "limits": [0, {"__float__": "Infinity"}]})");
+  config.Int("i", 1);
+  config.Bool("absent", true);
+  config.Text("t", "silu", {"relu", "silu"});
+  config.Text("none", "", {"relu"});
+  config.Int(config.NameOf("new", "old"), 1);
+  config.Floats("limits", {0, 1}, 0, std::numeric_limits<double>::infinity());
+  EXPECT_EQ(config.NameOf("i", "old"), "i");
+  EXPECT_EQ(config.NameOf("neither", "nor"), "neither");
+  EXPECT_EQ(config.read(), nlohmann::json::parse(R"({"i": 3, "absent": true, "t": "relu",
+      "none": null, "old": 5, "limits": [0.0, "Infinity"]})"));
+}
+
 TEST(ConfigTest, ReadsIntegersOfLayers) {
   Config config = Parsed(R"({"one": 5, "list": [6, 7], "none": null, "short": [6]})");
   EXPECT_EQ(config.LayerInt("one", 1, 2, 3), 5);

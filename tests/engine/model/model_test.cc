@@ -77,6 +77,8 @@ TEST_F(ModelTest, KnowsItself) {
   EXPECT_EQ(json["parameters"], info.parameters);
   EXPECT_EQ(json["window"], 16);
   EXPECT_EQ(json["state_bytes_per_session"], (*model)->slot_bytes());
+  EXPECT_EQ(json["options"]["num_heads"], 2);           // as the file says
+  EXPECT_EQ(json["options"]["use_output_gate"], true);  // by default
   int64_t bytes = 0;
   for (const auto& item : json["layers"]) {
     bytes += item["state_bytes"].get<int64_t>();
@@ -154,7 +156,9 @@ TEST_F(ModelTest, RefusesMamba2SizesThatDoNotFit) {
   EXPECT_THAT(error(R"("head_dim": 24)"), HasSubstr("head_dim is 24; allowed: a divisor of"));
   EXPECT_THAT(error(R"("head_dim": 16, "n_groups": 3)"),
               HasSubstr("n_groups is 3; allowed: a div"));
-  EXPECT_THAT(error(R"("dt_limit": [2, 1])"), HasSubstr("dt_limit is [2,1]; allowed: a lower"));
+  EXPECT_THAT(error(R"("dt_limit": [2, 1])"),
+              HasSubstr("dt_limit is [2,1]; allowed: a finite lower"));
+  EXPECT_THAT(error(R"("dt_limit": [Infinity, Infinity])"), HasSubstr("allowed: a finite lower"));
   EXPECT_THAT(error(R"("norm_type": "dyt")"), HasSubstr("norm_type is \"dyt\"; allowed"));
   EXPECT_THAT(error(R"("attn": {"layers": []})"),
               HasSubstr("attention in no layer; allowed: null"));
@@ -235,6 +239,14 @@ TEST_F(ModelTest, NamesTheModeOfVla) {
   ASSERT_EQ(planes.size(), 2u);
   EXPECT_EQ(planes[1].layer, 0);
   EXPECT_STREQ(planes[1].name, "preconditioner");
+}
+
+TEST_F(ModelTest, MissesABiasThatTheFormatHas) {
+  Write(R"({"model_type": "vla", "hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2,
+            "vocab_size": 40, "intermediate_size": 48})");
+  EditHeader("attn.b_proj.bias", "attn.b_proj.bia_");
+  EXPECT_THAT(Error(), HasSubstr("tensor model.layers.0.attn.b_proj.bias is missing; expected one "
+                                 "of shape [2]"));
 }
 
 TEST_F(ModelTest, RefusesVlaOptionsOutOfRange) {
