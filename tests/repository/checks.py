@@ -186,7 +186,8 @@ def presets(tree):
                             text=True)
     if result.returncode != 0:
         return [result.stderr.strip() or result.stdout.strip()]
-    return [f"CMakePresets.json has no preset {preset}" for preset in ("cpu", "cuda", "asan", "tsan")
+    return [f"CMakePresets.json has no preset {preset}"
+            for preset in ("cpu", "cuda", "release", "asan", "tsan")
             if f'"{preset}"' not in result.stdout]
 
 
