@@ -261,10 +261,14 @@ class LogLinear(Gated):
             nn.init.zeros_(self.lambda_mlp[2].weight)
             nn.init.constant_(self.lambda_mlp[2].bias, math.log(math.e - 1))  # lambda = 1
 
+    def lambdas(self, x):
+        """[B, T, H, levels]"""
+        columns = self.l_proj(x).view(*x.shape[:2], self.heads, self.levels)
+        return F.softplus(self.lambda_mlp(columns) if hasattr(self, "lambda_mlp") else self.L * columns)
+
     def level_weights(self, x):
         """[B, H, T, T]"""
-        t, columns = x.shape[1], self.l_proj(x).view(*x.shape[:2], self.heads, self.levels)
-        lam = F.softplus(self.lambda_mlp(columns) if hasattr(self, "lambda_mlp") else self.L * columns)
+        t, lam = x.shape[1], self.lambdas(x)
         i = torch.arange(t, device=x.device)
         level = torch.frexp((i[:, None] ^ i).float())[1].clamp(max=self.levels - 1)
         level = level.long().expand(x.shape[0], self.heads, t, t)
@@ -292,10 +296,13 @@ class Vort(Mixer):
         self.alpha_proj, self.least = nn.Linear(c["hidden_size"], self.heads), c.get("alpha_min", 0.05)
         self.normalizer = c.get("normalizer", True)
 
+    def alphas(self, x):
+        """[B, T, H]"""
+        return self.least + (1 - self.least) * torch.sigmoid(self.alpha_proj(x))
+
     def forward(self, x):
         q, k, v = (self.project(x, name, self.activation) for name in "qkv")
-        alpha = self.least + (1 - self.least) * torch.sigmoid(self.alpha_proj(x))
-        alpha = alpha.transpose(1, 2)[..., None, :]                     # of the column's token
+        alpha = self.alphas(x).transpose(1, 2)[..., None, :]                     # of the column's token
         i = torch.arange(x.shape[1], device=x.device)
         lag = (i[:, None] - i).clamp(min=0).float()
         weights = torch.exp(torch.lgamma(lag + alpha) - torch.lgamma(alpha) - torch.lgamma(lag + 1))

@@ -45,10 +45,11 @@ LENGTHS = {
     "log_linear_fixed": {**LEVELS, "lambda_mode": "fixed"},
     "log_linear_equal": {**LEVELS, "lambda_mode": "fixed"},     # of all levels, the same number
 }
+SMALL = {"expand_k": 1 / 8, "expand_v": 1 / 8}
 LAGS = {
-    "vort": {"model_type": "vort", **HEAD, **PLAIN},
-    "vort_fixed": {"model_type": "vort", **HEAD, **PLAIN},      # all tokens have one exponent
-    "exponential": {**LEVELS, "num_levels": 1, "lambda_mode": "fixed", "feature_map": "elu"},
+    "vort": {"model_type": "vort", **PLAIN, **SMALL},
+    "vort_fixed": {"model_type": "vort", **PLAIN, **SMALL},     # all tokens have one exponent
+    "exponential": {**LEVELS, "num_levels": 1, "lambda_mode": "fixed", "feature_map": "elu", **SMALL},
 }
 EXPERIMENTS = {"recall": (recall_data, ("recall",), CONFIGS), "lags": (stream_data, stream_data.LAGGED, LAGS),
                "lengths": (stream_data, stream_data.LONG, LENGTHS)}
@@ -61,12 +62,12 @@ SEEDS = (1, 2, 3)
 
 
 def batches(data, tasks, steps, batch):
-    """Tokens and answers [steps, tasks x seeds, batch, data.LENGTH], int16: the same for every memory."""
+    """Tokens and answers [steps, tasks x seeds, batch, length], int16: the same for every memory."""
     wanted = [(task, step * len(SEEDS) + i, batch)
               for step in range(steps) for task in tasks for i in range(len(SEEDS))]
     with multiprocessing.Pool() as pool:
         made = pool.starmap(data.training_batch, wanted, chunksize=64)
-    shape = (steps, len(tasks) * len(SEEDS), batch, data.LENGTH)
+    shape = (steps, len(tasks) * len(SEEDS), batch, -1)
     return tuple(torch.from_numpy(np.stack(part).reshape(shape)) for part in zip(*made))
 
 
@@ -159,7 +160,7 @@ def train(config, tasks, zeros, peak, made, args):
 def accuracies(model, data, task, device):
     """{what is measured: [share of right answers, ...]}, as data.settings says."""
     def share(prompts, answers):
-        rows = max(1, 4096 * data.LENGTH ** 2 // prompts.shape[1] ** 2)   # at a time: T x T numbers each
+        rows = max(1, (1 << 26) // prompts.shape[1] ** 2)   # at a time: T x T numbers each
         said = [model(part.to(device))[:, -1].argmax(-1).cpu() for part in
                 torch.from_numpy(prompts).split(rows)]
         return round(float((torch.cat(said).numpy() == answers).mean()), 4)

@@ -4,9 +4,9 @@
     measure.py recall norms numerics --program build/cpu/evenflow --checkpoints DIR
     measure.py bits --program build/cpu/evenflow      # of models/demo
 
-DIR is what models/train/recall.py wrote (norms and numerics: for its experiment `recall`); recall.json,
-norms.json and so on go there. `recall` asks what that script asked, of any of its experiments, and fails
-where an accuracy differs by more than one standard error.
+DIR is what models/train/recall.py wrote (norms: for its experiment `recall`); recall.json, norms.json
+and so on go there. `recall` asks what that script asked and fails where an accuracy differs by more than
+one standard error.
 """
 import argparse
 import json
@@ -61,16 +61,21 @@ def recall(args, evenflow, folders):
 
 
 def numerics(args, evenflow, folders):
-    """[share right, share unlike the answers of fp32, window 16] of the longest overwrite prompts.
+    """[share right, share unlike the answers of the defaults] of a folder's last kind and setting.
 
     For states in bf16, for window lengths, and for prompts sent in two parts.
     """
-    prompts, answers = recall_data.evaluation("overwrite", recall_data.LOADS[-1])
+    trained = json.loads((args.checkpoints / "trained.json").read_text())
+    changed = [("fp32", window) for window in (1, 2, 4, 8, 32, 64)] + \
+              [("bf16", window) for window in (1, 16, 64)]
     settings = {"plain": []} | {
         f"{dtype}, window {window}": ["--state-dtype", dtype, "--window", str(window)]
-        for dtype, window in (("fp32", 1), ("fp32", 64), ("bf16", 1), ("bf16", 16))} | {"cut": []}
+        for dtype, window in changed} | {"cut": []}
     result = {}
     for folder in folders:
+        kind = list(trained[folder.name])[-1]
+        data = data_of(kind)
+        prompts, answers = data.evaluation(kind, data.settings(kind)[kind][-1])
         for setting, options in settings.items():
             with served.Server(args.program, evenflow, folder, *options) as server:
                 said = np.array(server.answers(prompts, cut=setting == "cut"))

@@ -17,6 +17,7 @@ import measure  # noqa: E402
 
 HERE = pathlib.Path(__file__).parent / "checkpoints"
 STORED = json.loads((HERE / "trained.json").read_text())
+LONGEST = 300  # tokens of a prompt; of shorter ones every second setting is asked for
 
 
 class RecallTest(unittest.TestCase):
@@ -29,7 +30,9 @@ class RecallTest(unittest.TestCase):
             with served.Server(PROGRAM, EVENFLOW, HERE / name) as server:
                 for kind, row in stored.items():
                     data = measure.data_of(kind)
-                    for setting, expected in list(zip(data.settings(kind)[kind], row))[1::2]:  # half
+                    for setting, expected in list(zip(data.settings(kind)[kind], row))[1::2]:
+                        if data.evaluation(kind, setting)[0].shape[1] > LONGEST:
+                            continue
                         with self.subTest(model=name, kind=kind, setting=setting):
                             self.assertAlmostEqual(
                                 measure.accuracy(server, kind, setting), expected,

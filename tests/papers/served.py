@@ -26,24 +26,36 @@ def import_client(folder):
     return evenflow
 
 
-class Server:
+class Process:
+    """A running server; its addresses."""
 
-    def __init__(self, program, evenflow, model, *options):
+    def __init__(self, program, model, *options):
         self.process = subprocess.Popen(
             [program, "serve", "--model", model, "--listen", "127.0.0.1:0", "--metrics-listen",
              "127.0.0.1:0", *options], stdout=subprocess.PIPE, text=True)
         said = self.process.stdout.readline() + self.process.stdout.readline()
-        self.client = evenflow.Client(re.search(r"listening on (\S+)", said)[1])
+        self.address = re.search(r"listening on (\S+)", said)[1]
         self.http = re.search(r"metrics on (http://[^/]+)/", said)[1]
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.client.close()
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
         self.process.stdout.close()
+
+
+class Server(Process):
+    """With a client."""
+
+    def __init__(self, program, evenflow, model, *options):
+        super().__init__(program, model, *options)
+        self.client = evenflow.Client(self.address)
+
+    def __exit__(self, *of):
+        self.client.close()
+        super().__exit__(*of)
 
     def answers(self, prompts, cut=False):
         """The most likely token after each prompt [count, tokens]; cut: sent as two, parted at random."""
