@@ -46,8 +46,8 @@ bool DecodeSupports(const AdvanceArgs& args, int rows) {
       args, [&]<class Shape>() { shared_bytes = DecodeShared<Shape>::Bytes(args.window.ring()); });
   return shared_bytes > 0 && shared_bytes <= MaxSharedBytes() && rows <= kMaxDecodeRows &&
          shape.value_dim % kQuad == 0 && shape.query_heads <= shape.heads &&
-         args.window.rollback <= args.window.commit && args.window.ring() <= kMaxRing &&
-         (args.slots.slot_bytes | args.layer_offset) % 16 == 0 &&
+         args.window.rollback >= 1 && args.window.rollback <= args.window.commit &&
+         args.window.ring() <= kMaxRing && (args.slots.slot_bytes | args.layer_offset) % 16 == 0 &&
          reinterpret_cast<uintptr_t>(args.slots.base) % 16 == 0;
 }
 

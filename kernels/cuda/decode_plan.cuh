@@ -137,7 +137,8 @@ void VisitDecodeShape(const AdvanceArgs& args, const Visit& visit) {
 }
 
 // Whether the decode kernel takes the layer: what is copied in bulk must be aligned, there may be
-// one block at most to be folded, and a block must fit into a multiprocessor's shared memory.
+// one block at most to be folded, none of whose entries has the place of the token's (another block
+// may still have to load it), and a block must fit into a multiprocessor's shared memory.
 bool DecodeSupports(const AdvanceArgs& args, int rows);
 
 // Rows of one token, of layers that it supports.

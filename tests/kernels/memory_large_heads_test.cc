@@ -47,7 +47,7 @@ TEST_P(MemoryLargeHeadsTest, SingleTokensChangeNoBit) {
     Window window;
   } kCases[] = {{{4, 2, 1, 2, 64, 36}, {7, 3}},     {{2, 2, 2, 2, 64, 64}, {16, 2}},
                 {{2, 2, 2, 2, 128, 160}, {16, 2}},  {{2, 2, 2, 2, 128, 128}, {1, 0}},
-                {{1, 1, 1, 1, 256, 200}, {16, 16}}, {{1, 1, 1, 1, 256, 512}, {16, 0}}};
+                {{1, 1, 1, 1, 256, 200}, {16, 16}}, {{1, 1, 1, 1, 256, 512}, {16, 1}}};
 
   for (const auto& [shape, window] : kCases) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
