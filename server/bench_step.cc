@@ -288,6 +288,7 @@ absl::Status RunBenchStep(const BenchStepFlags& flags) {
   }
   Backend& backend = **made;
   ModelOptions model_options;
+  model_options.state_dtype = flags.state_dtype;
   model_options.max_step_tokens = options.step_tokens;
   model_options.max_step_logits = options.max_rows;
   absl::StatusOr<std::unique_ptr<Model>> model =

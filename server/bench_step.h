@@ -22,6 +22,7 @@ struct BenchStepFlags {
   int prompt_tokens = 0;  // of a prompt whose reading is timed besides
   int step_tokens = 256;  // of such a prompt in one step
   DeviceOptions device;
+  DType state_dtype = DType::kF32;
   bool json = false;
 };
 

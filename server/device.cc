@@ -1,5 +1,8 @@
 #include "server/device.h"
 
+#include <map>
+#include <string>
+
 #include "absl/strings/str_cat.h"
 
 namespace evenflow {
@@ -16,6 +19,12 @@ void AddDeviceFlags(CLI::App* command, DeviceOptions* options) {
   command->add_option("--threads", options->threads, "Compute threads; 0: one for each core")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+}
+
+void AddStateDtypeFlag(CLI::App* command, DType* dtype) {
+  command->add_option("--state-dtype", *dtype, "fp32 or bf16 [fp32]")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, DType>{{"fp32", DType::kF32}, {"bf16", DType::kBF16}}));
 }
 
 absl::Status CheckDeviceOptions(const DeviceOptions& options) {

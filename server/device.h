@@ -24,6 +24,9 @@ struct DeviceOptions {
 // Adds --device, --activations, --batch-invariant and --threads; the values land in *options.
 void AddDeviceFlags(CLI::App* command, DeviceOptions* options);
 
+// Adds --state-dtype.
+void AddStateDtypeFlag(CLI::App* command, DType* dtype);
+
 // INVALID_ARGUMENT: activations that the device does not have, or not so.
 absl::Status CheckDeviceOptions(const DeviceOptions& options);
 

@@ -119,6 +119,7 @@ void AddBenchStep(CLI::App& bench, std::function<int()>& chosen) {
       ->check(CLI::IsMember(
           std::vector<std::string>(std::begin(kRandomModels), std::end(kRandomModels))));
   AddDeviceFlags(command, &flags->device);
+  AddStateDtypeFlag(command, &flags->state_dtype);
   command->add_option("--rows", flags->rows, "Sessions that decode together")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();

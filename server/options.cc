@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
 #include <numeric>
 #include <string_view>
 #include <vector>
@@ -45,9 +44,7 @@ void AddModelFlags(CLI::App* command, ServeOptions* options) {
   command->add_option("--model-name", options->model_name,
                       "Name that clients use [the directory's]");
   AddDeviceFlags(command, &options->device);
-  command->add_option("--state-dtype", options->state_dtype, "fp32 or bf16 [fp32]")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, DType>{{"fp32", DType::kF32}, {"bf16", DType::kBF16}}));
+  AddStateDtypeFlag(command, &options->state_dtype);
   command
       ->add_option("--window", options->window.commit,
                    "Tokens between two commits of a state; 1 is the classic recurrence")
