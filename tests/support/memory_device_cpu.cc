@@ -1,6 +1,10 @@
 #include <chrono>
 #include <climits>
 #include <cstring>
+#include <memory>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/step.h"
 
 #include "tests/support/memory_device.h"
 #include "tests/support/memory_sessions.h"
@@ -13,9 +17,7 @@ class CpuMemoryDevice : public MemoryDevice {
   explicit CpuMemoryDevice(int threads) : pool_(threads) {}
 
   std::byte* Allocate(size_t bytes) override {
-    memory_.resize(bytes + 64);
-    const auto address = reinterpret_cast<uintptr_t>(memory_.data());
-    return memory_.data() + (64 - address % 64) % 64;
+    return static_cast<std::byte*>(backend_->Allocate(bytes));
   }
 
   void Upload(std::byte* to, const void* from, size_t bytes) override {
@@ -56,7 +58,8 @@ class CpuMemoryDevice : public MemoryDevice {
   }
 
   WorkerPool pool_;
-  std::vector<std::byte> memory_;
+  // Owns the memory, as that of a server's sessions: with large pages, where the system has them.
+  const std::unique_ptr<Backend> backend_ = CreateCpuBackend({.threads = 1});
 };
 
 }  // namespace
