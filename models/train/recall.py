@@ -45,11 +45,10 @@ LENGTHS = {
     "log_linear_fixed": {**LEVELS, "lambda_mode": "fixed"},
     "log_linear_equal": {**LEVELS, "lambda_mode": "fixed"},     # of all levels, the same number
 }
-SMALL = {"expand_k": 1 / 8, "expand_v": 1 / 8}
 LAGS = {
-    "vort": {"model_type": "vort", **PLAIN, **SMALL},
-    "vort_fixed": {"model_type": "vort", **PLAIN, **SMALL},     # all tokens have one exponent
-    "exponential": {**LEVELS, "num_levels": 1, "lambda_mode": "fixed", "feature_map": "elu", **SMALL},
+    "vort": {"model_type": "vort", **HEAD, **PLAIN},
+    "vort_fixed": {"model_type": "vort", **HEAD, **PLAIN},      # all tokens have one exponent
+    "exponential": {**LEVELS, "num_levels": 1, "lambda_mode": "fixed", "feature_map": "elu"},
 }
 EXPERIMENTS = {"recall": (recall_data, ("recall",), CONFIGS), "lags": (stream_data, stream_data.LAGGED, LAGS),
                "lengths": (stream_data, stream_data.LONG, LENGTHS)}

@@ -3,8 +3,8 @@
 Tokens: pair (key, value) = key * VALUES + value; query = PAIRS + key; answer = PAIRS + KEYS + value;
 then VALUES items, VALUES tokens of noise, a token that asks for the next item, one to begin with.
 
-`zipf`, `uniform`: of the tokens a quarter are pairs and a quarter are queries for the latest pair that
-stood a lag ago or before; the lags' chances fall with 1 / lag, or all lags are alike. `associative`: 8 pairs among noise, then
+`zipf`, `uniform`: half of the tokens are pairs, half are queries for the pair that stood a lag ago;
+the lags' chances fall with 1 / lag, or all lags are alike. `associative`: 8 pairs among noise, then
 queries. `copying`: 6 items among noise, then 6 tokens that ask for them in their order.
 """
 import numpy as np
@@ -16,32 +16,30 @@ NOISE = ITEMS + VALUES
 NEXT = NOISE + VALUES
 BEGIN = NEXT + 1
 VOCABULARY = BEGIN + 1
-LENGTH, LAGGED_LENGTH = 128, 256                      # of training
+LENGTH = 128                                          # of training
 COUNT = 256                                           # prompts of an accuracy
-LAGS = ((1, 8), (9, 32), (33, 96), (97, 240))         # from, to
+LAGS = ((1, 4), (5, 16), (17, 48), (49, 120))         # from, to
 FACTORS = (1, 2, 4, 8, 16)                            # times the length of training
 WRITTEN = {"associative": 8, "copying": 6}
 LAGGED, LONG = ("zipf", "uniform"), tuple(WRITTEN)
 
 
 def lagged(rng, task, count, last=None):
-    """Tokens and answers [count, LAGGED_LENGTH], -1 where nothing is asked; last [count]: of the last query."""
-    rows, at, shape = np.arange(count)[:, None], np.arange(LAGGED_LENGTH), (count, LAGGED_LENGTH)
-    kind = rng.random(shape)
-    kind[:, :4], kind[:, -1] = 0, 0.3
-    pairs, asks = kind < 0.25, (kind >= 0.25) & (kind < 0.5)
-    nth = pairs.cumsum(1) - 1                         # of the latest pair
+    """Tokens and answers [count, LENGTH], -1 where nothing is asked; last [count]: of the last query."""
+    rows, at = np.arange(count)[:, None], np.arange(LENGTH)
+    asks = rng.random((count, LENGTH)) < 0.5
+    asks[:, :4], asks[:, -1] = False, True
+    nth = (~asks).cumsum(1) - 1                       # of the latest pair
     order = rng.random((count, KEYS)).argsort(1)
-    values = rng.integers(VALUES, size=shape)
-    chance = rng.random(shape)
+    values = rng.integers(VALUES, size=(count, LENGTH))
+    chance = rng.random((count, LENGTH))
     lag = np.ceil(at ** chance if task == "zipf" else at * chance).astype(np.int64).clip(1)
     if last is not None:
         lag[:, -1] = last
     asked = nth[rows, np.maximum(at - lag, 0)]
     key = order[rows, asked % KEYS]
     latest = asked + (nth - asked) // KEYS * KEYS     # keys come again after KEYS pairs
-    tokens = np.where(asks, PAIRS + key, NOISE + rng.integers(VALUES, size=shape))
-    tokens = np.where(pairs, order[rows, nth % KEYS] * VALUES + values[rows, nth], tokens)
+    tokens = np.where(asks, PAIRS + key, order[rows, nth % KEYS] * VALUES + values[rows, nth])
     return tokens, np.where(asks, PAIRS + KEYS + values[rows, latest], -1)
 
 

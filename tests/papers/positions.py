@@ -33,7 +33,7 @@ def main():
                 stdout=subprocess.PIPE, check=True).stdout
             of = json.loads(said)
             rows.append({"position": position} | {key: of[key] for key in (
-                "completed", "median_ttft_ms", "median_itl_ms", "p99_itl_ms")})
+                "completed", "median_ttft_ms", "median_tpot_ms", "median_itl_ms", "p99_itl_ms")})
             print(rows[-1], flush=True)
     with open(args.out, "w") as fh:
         json.dump(rows, fh, indent=1)

@@ -101,7 +101,7 @@ def lags(folder):
     figure, axes = plt.subplots(2, 2, figsize=(9, 5), sharex=True)
     edges = np.linspace(0.05, 1, 20)
     for axis, (layer, task) in zip(axes.flat, ((x, y) for x in "01" for y in stream_data.LAGGED)):
-        for kind in ("pair", "query", "noise"):
+        for kind in ("pair", "query"):
             counts = sum(np.array(inside[f"vort-{task}-{seed}"][f"{layer} {kind}"]) for seed in (1, 2, 3))
             axis.stairs(counts / counts.sum(), edges, label=kind)
         axis.set(title=f"{task}, layer {layer}", yscale="log", ylim=(1e-4, 1))
@@ -138,16 +138,20 @@ def lengths(folder):
 
 
 def positions(folder):
+    """Of files WHO-WHERE.json."""
     figure, axis = plt.subplots(figsize=(6, 3.8))
-    for path in sorted(folder.glob("*-*.json")):
-        rows = json.loads(path.read_text())
-        who, size = path.stem.split("-", 1)
-        table([path.stem, *rows[0]], [["", *map(str, row.values())] for row in rows])
-        rows = [row for row in rows if "median_itl_ms" in row]
-        axis.loglog([row["position"] for row in rows], [row["median_itl_ms"] for row in rows], marker="o",
-                    markersize=3, label=f"{who}, {size}", linestyle="-" if who == "evenflow" else "--",
-                    color={"demo": "C0"}.get(size, "C1"))
-    axis.set(xlabel="position", ylabel="ms a token, median")
+    runs = {tuple(path.stem.split("-", 1)): json.loads(path.read_text()) for path in folder.glob("*.json")}
+    wheres = sorted({where for _, where in runs})
+    for (who, where), rows in sorted(runs.items(), key=lambda run: run[0][::-1]):
+        measured = [row for row in rows if "median_itl_ms" in row]
+        table([f"{who}, {where}", *(f"{row['position']:,}" for row in rows)],
+              [[key, *(f"{row[key]:,.3g}" if key in row else "" for row in rows)]
+               for key in rows[0] if key.endswith("_ms")])
+        axis.loglog([row["position"] for row in measured],
+                    [row.get("median_tpot_ms", row["median_itl_ms"]) for row in measured],
+                    marker="o", markersize=3, label=f"{who}, {where}",
+                    linestyle="-" if who == "evenflow" else "--", color=f"C{wheres.index(where)}")
+    axis.set(xlabel="position", ylabel="ms a token")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     finish(figure, "positions")
