@@ -44,8 +44,26 @@ __global__ void SumLogs(const __grid_constant__ AdvanceCall call) {
   }
 }
 
+// A warp copies, several of its loads on their way at once.
+__device__ inline void CopyFloats(float* to, const float* from, int count) {
+  constexpr int kLoads = 8;
+  for (int i = static_cast<int>(threadIdx.x) % 32; i < count; i += 32 * kLoads) {
+    float x[kLoads];
+#pragma unroll
+    for (int load = 0; load < kLoads; ++load) {
+      x[load] = i + 32 * load < count ? from[i + 32 * load] : 0;
+    }
+#pragma unroll
+    for (int load = 0; load < kLoads; ++load) {
+      if (i + 32 * load < count) {
+        to[i + 32 * load] = x[load];
+      }
+    }
+  }
+}
+
 // Once all of a row has been read: its keys and logs go into their rings, its health is summed. A
-// block is a row and a head.
+// block is a row and a head, and one more the row's health.
 template <class Memory>
 __global__ void __launch_bounds__(kFinishThreads) Finish(const __grid_constant__ AdvanceCall call) {
   AwaitInputs();
@@ -53,17 +71,24 @@ __global__ void __launch_bounds__(kFinishThreads) Finish(const __grid_constant__
   if (!call.Takes(row)) {
     return;
   }
-  const HeadView<Memory> head(call, row, static_cast<int>(blockIdx.y));
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % 32;
+  if (static_cast<int>(blockIdx.y) == call.args.shape.heads) {
+    if (thread < 32) {
+      const int64_t stored = call.Stored(row);
+      const int64_t after = call.StoredAfter(row, stored);
+      const int parts = call.args.shape.heads * Quads(call.args.shape.value_dim);
+      FinishRow(call, static_cast<int>(blockIdx.x), row, after, after > stored ? parts : 0);
+    }
+    return;
+  }
+  const HeadView<Memory> head(call, row, static_cast<int>(blockIdx.y));
   const int log_dim = LogDim<Memory>(call.args.shape);
   const int first = row.tokens - Least(row.tokens, call.args.window.ring());
   for (int t = first + thread / 32; t < row.tokens; t += kFinishThreads / 32) {
-    for (int k = lane; k < head.keys_dim(); k += 32) {
-      head.RingKeys(t)[k] = head.Keys(t)[k];
-    }
-    for (int k = lane; Traits<Memory>::kLogs && k < log_dim; k += 32) {
-      head.RingLog(t)[k] = head.StepLog(t)[k];
+    CopyFloats(head.RingKeys(t), head.Keys(t), head.keys_dim());
+    if (Traits<Memory>::kLogs) {
+      CopyFloats(head.RingLog(t), head.StepLog(t), log_dim);
     }
     if constexpr (Banked<Memory>) {  // values and write strengths as they came
       for (int c = lane; c < call.args.shape.value_dim; c += 32) {
@@ -73,12 +98,6 @@ __global__ void __launch_bounds__(kFinishThreads) Finish(const __grid_constant__
         *head.RingBeta(t) = head.Strength(t);
       }
     }
-  }
-  if (blockIdx.y == 0 && thread < 32) {
-    const int64_t stored = call.Stored(row);
-    const int64_t after = call.StoredAfter(row, stored);
-    const int parts = call.args.shape.heads * Quads(call.args.shape.value_dim);
-    FinishRow(call, static_cast<int>(blockIdx.x), row, after, after > stored ? parts : 0);
   }
 }
 
@@ -95,7 +114,7 @@ void LaunchSumLogs(const AdvanceCall& call, const CudaStep& step) {
 template <class Memory>
 void LaunchFinish(const AdvanceCall& call, const CudaStep& step) {
   const dim3 blocks(static_cast<unsigned>(step.row_count),
-                    static_cast<unsigned>(call.args.shape.heads));
+                    static_cast<unsigned>(call.args.shape.heads + 1));
   Launch(Finish<Memory>, {blocks, kFinishThreads}, step.stream, call);
 }
 

@@ -1,6 +1,7 @@
 // Takes rows from chunk to chunk: see kernels/cuda/prefill.cuh. A block has a row's head and some
-// of its columns. A warp has 16 columns of the state and all keys, or every second slice of 64:
-// S^T [16, keys] stays in registers, where it lies as an operand of the products that read it.
+// of its columns. Four warps have 16 columns of the state, each a quarter of the keys: S^T [16,
+// keys] stays in registers, where it lies as an operand of the products that read it. What they
+// read of a chunk's tokens is summed up for the warp that has that quarter of the tokens.
 // Weights and values stream through shared memory.
 #include "kernels/cuda/head_view.cuh"
 #include "kernels/cuda/prefill.cuh"
@@ -26,10 +27,9 @@ class Passer {
         stream_(call, call.rows.first_item[prompt], head, head_, chunks_, shared),
         splits_(stream_.exchange()),
         split_(splits_.split()),
-        group_(splits_.group()),
         g_(splits_.lane() / 4),
         t_(splits_.lane() % 4),
-        column_(stream_.column() + kPassColumns * group_ + g_),
+        column_(stream_.column() + kPassColumns * splits_.group() + g_),
         out_(head_.Output(0, 0) + column_) {}
 
   __device__ void Run() {
@@ -41,10 +41,10 @@ class Passer {
   }
 
  private:
-  static constexpr int kSplits = Stream::kSplits;
-  static constexpr int kSlices = kKeys / kSlice / kSplits;  // of the warp's keys
-  using Tokens = PassTokens;
-  using Operand = MmaA<kParts>[kMmas];
+  // Of 16 keys: the warp's in a step, one after the other.
+  static constexpr int kSlabs = kMmas * Stream::kSlices / kSplits;
+  static constexpr int kTiles = 2 * kSlabs * Stream::kSteps;  // of 8 keys
+  using Splits = WarpSplits<kParts>;
 
   // Visits this lane's elements of the state: (element, index in the head's state, column's half).
   template <class Visit>
@@ -53,16 +53,17 @@ class Passer {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int column = column_ + 8 * half;
-      int first = split_ * kSlice + 2 * t_;
+      int first = split_ * kSlabs * kMma + 2 * t_;
       asm volatile("" : "+r"(first));  // or addresses are computed for chunks that need none
       const int width = QuadWidth(value_dim, column / kQuad * kQuad);
       const auto begin = static_cast<int>(StateIndex(key_dim, value_dim, first, column));
       const int keys = column < value_dim ? key_dim - first : 0;
 #pragma unroll
-      for (int tile = 0; tile < 8 * kSlices; ++tile) {
+      for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const int key = tile / 8 * kSplits * kSlice + tile % 8 * 8 + e;
+          const int key =
+              tile / (2 * kSlabs) * Stream::kSlices * kSlice + tile % (2 * kSlabs) * 8 + e;
           if (key < keys) {
             visit(state_[tile][2 * half + e], begin + key * width, half);
           }
@@ -73,11 +74,8 @@ class Passer {
 
   __device__ void LoadState() {
 #pragma unroll
-    for (int tile = 0; tile < 8 * kSlices; ++tile) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        state_[tile][e] = 0;
-      }
+    for (int tile = 0; tile < kTiles; ++tile) {
+      Clear(state_[tile]);
     }
     if (args_.state_dtype == DType::kF32) {
       ForState([&](float& s, int i, int /*half*/) { s = head_.template StateData<float>()[i]; });
@@ -99,44 +97,30 @@ class Passer {
       }
       parts[half].Observe(s);
     });
+    splits_.Sum(parts);
     HealthPart* const of_head =
         call_.advance.Parts(row_index_) + head_index_ * Quads(args_.shape.value_dim);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      HealthPart& part = parts[i];
-      splits_.Sum(part);
-      part.SumLanes(16);
-      const int column = column_ + 8 * i;
+    for (int half = 0; half < 2; ++half) {
+      parts[half].SumLanes(16);
+      const int column = column_ + 8 * half;
       if (split_ == 0 && splits_.lane() % 16 == 0 && column < args_.shape.value_dim) {
-        of_head[column / kQuad] = part;
+        of_head[column / kQuad] = parts[half];
       }
     }
   }
 
-  __device__ static void Clear(Tokens& tokens) {
-#pragma unroll
-    for (int tile = 0; tile < 2 * kMmas; ++tile) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        tokens[tile][e] = 0;
-      }
-    }
+  __device__ static void Clear(float (&x)[4]) {
+    x[0] = x[1] = x[2] = x[3] = 0;
   }
 
-  __device__ static void Cut(const Tokens& tokens, Operand& operand) {
-#pragma unroll
-    for (int j = 0; j < kMmas; ++j) {
-      operand[j] = SplitA<kParts>(tokens[2 * j], tokens[2 * j + 1]);
-    }
-  }
-
-  // x = the chunk's values - x.
-  __device__ void SubtractFromValues(int chunk, Tokens& x) const {
+  // x = the values of the warp's tokens - x.
+  __device__ void SubtractFromValues(int chunk, OwnTokens& x) const {
     const int stride = stream_.value_stride();
     const float* const values =
-        stream_.Values(chunk) + 2 * t_ * stride + kPassColumns * group_ + g_;
+        stream_.Values(chunk) + (kMma * split_ + 2 * t_) * stride + column_ - stream_.column();
 #pragma unroll
-    for (int tile = 0; tile < 2 * kMmas; ++tile) {
+    for (int tile = 0; tile < 2; ++tile) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         x[tile][e] = values[(8 * tile + e % 2) * stride + e / 2 * 8] - x[tile][e];
@@ -144,100 +128,93 @@ class Passer {
     }
   }
 
-  // Puts what the row's last tokens write into their ring.
-  __device__ void Keep(int chunk, const Tokens& tokens) {
-    const int begin = chunks_.begin(chunk), end = chunks_.end(chunk);
-    const int kept = row_.tokens - args_.window.ring();
-    if (end <= kept || split_ != 0) {
-      return;
-    }
-    float4* const own = splits_.Room() + splits_.lane();  // registers have no index
+  // Calls visit(token, half of the column's, element) for what the lane has of the warp's tokens,
+  // from `first` on.
+  template <class Visit>
+  __device__ void ForTokens(int chunk, int first, OwnTokens& own, const Visit& visit) const {
+    const int begin = chunks_.begin(chunk) + kMma * split_ + 2 * t_;
 #pragma unroll
-    for (int tile = 0; tile < 2 * kMmas; ++tile) {
-      const float(&x)[4] = tokens[tile];
-      own[32 * tile] = make_float4(x[0], x[1], x[2], x[3]);
-    }
-    __syncwarp();
-#pragma unroll 1
-    for (int i = 0; i < 8 * kMmas; ++i) {
-      const int t = begin + i / 4 * 8 + 2 * t_ + i % 2;
-      const int column = column_ + i % 4 / 2 * 8;
-      if (t >= 0 && t >= kept && t < end && column < args_.shape.value_dim) {
-        *head_.Value(t, 0, column) = reinterpret_cast<const float*>(own + 32 * (i / 4))[i % 4];
+    for (int tile = 0; tile < 2; ++tile) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int t = begin + 8 * tile + e % 2;
+        if (t >= first && t < chunks_.end(chunk) && column_ + e / 2 * 8 < args_.shape.value_dim) {
+          visit(t, e / 2, own[tile][e]);
+        }
       }
     }
   }
 
-  __device__ void Write(int chunk, int query, const Tokens& tokens) const {
+  // Puts what the row's last tokens write into their ring.
+  __device__ void Keep(int chunk, OwnTokens& own) {
+    const int kept = row_.tokens - args_.window.ring();
+    if (chunks_.end(chunk) > kept) {
+      ForTokens(chunk, kept < 0 ? 0 : kept, own,
+                [&](int t, int half, float x) { *head_.Value(t, 0, column_ + 8 * half) = x; });
+    }
+  }
+
+  __device__ void Write(int chunk, int query, OwnTokens& own) const {
     const int value_dim = args_.shape.value_dim;
     const int stride = args_.shape.output_heads() * value_dim;
-    const int first = chunks_.begin(chunk) + 2 * t_;
-    const int begin = -first, end = chunks_.end(chunk) - first;
-    float* even = out_ + int64_t{first} * stride + query * value_dim;
-    float* odd = even + stride;
-    const bool there[2] = {column_ < value_dim, column_ + 8 < value_dim};
-#pragma unroll
-    for (int tile = 0; tile < 2 * kMmas; ++tile) {
-      if (splits_.IsOwn(tile)) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int t = 8 * tile + e % 2;
-          if (t >= begin && t < end && there[e / 2]) {
-            (e % 2 == 0 ? even : odd)[e / 2 * 8] = tokens[tile][e];
-          }
-        }
-      }
-      even += 8 * stride;
-      odd += 8 * stride;
-    }
+    float* const out = out_ + query * value_dim;
+    ForTokens(chunk, 0, own,
+              [&](int t, int half, float x) { out[int64_t{t} * stride + 8 * half] = x; });
   }
 
   __device__ static const std::byte* Tile(const std::byte* stage, int slab, int tile) {
     return stage + (kMmas * slab + tile) * kParts * kTileBytes;
   }
 
-  // out^T += S^T X^T, X being the rows of the next stages.
-  __device__ void ReadState(Tokens& out) {
+  // out^T = S^T X^T, X being the rows of the next steps; returns the square after them.
+  __device__ const std::byte* ReadState(PassTokens& out) {
 #pragma unroll
-    for (int slice = 0; slice < kSlices; ++slice) {
-      const std::byte* const stage = stream_.Next() + split_ * Stream::kStage;
+    for (int tile = 0; tile < 2 * kMmas; ++tile) {
+      Clear(out[tile]);
+    }
+    const std::byte* stage = nullptr;
 #pragma unroll
-      for (int slab = 0; slab < kMmas; ++slab) {
-        const int tile = 2 * (kMmas * slice + slab);
+    for (int step = 0; step < Stream::kSteps; ++step) {
+      stage = stream_.Next();
+#pragma unroll
+      for (int slab = 0; slab < kSlabs; ++slab) {
+        const int tile = 2 * (kSlabs * step + slab);
         const MmaA<kParts> a = SplitA<kParts>(state_[tile], state_[tile + 1]);
 #pragma unroll
         for (int i = 0; i < kMmas; ++i) {
-          MmaOfTile<kParts>(a, Tile(stage, slab, i), out[2 * i], out[2 * i + 1]);
+          MmaOfTile<kParts>(a, Tile(stage, split_ * kSlabs + slab, i), out[2 * i], out[2 * i + 1]);
         }
       }
     }
+    return stage + Stream::kSquare;
   }
 
-  // out^T += U^T X^T, X being the lower triangle in the next stage: all of it, or the warp's share.
-  template <bool kAll>
-  __device__ void ReadTokens(const Operand& u, Tokens& out) {
-    const std::byte* const stage = stream_.Next();
-#pragma unroll
-    for (int j = 0; j < kMmas; ++j) {
-      if (kAll || j % kSplits == split_) {
-#pragma unroll
-        for (int i = j; i < kMmas; ++i) {
-          MmaOfTile<kParts>(u[j], Tile(stage, j, i), out[2 * i], out[2 * i + 1]);
-        }
-      }
+  // u of the warp's tokens.
+  __device__ void Erase(int chunk, OwnTokens& own) {
+    PassTokens tokens;
+    const std::byte* const square = ReadState(tokens);
+    splits_.Sum(tokens, own);
+    SubtractFromValues(chunk, own);
+    splits_.Give(0, SplitA<kParts>(own[0], own[1]));
+    splits_.Sync();
+    Clear(own[0]);
+    Clear(own[1]);
+    for (int j = 0; j <= split_; ++j) {
+      MmaOfTile<kParts>(splits_.Take(0, j), Tile(square, j, split_), own[0], own[1]);
     }
   }
 
   // Takes a segment of the chunk's tokens in: steps [begin, end) of 16.
-  __device__ void Fold(const Operand& u, int segment, int begin, int end) {
+  __device__ void Fold(int operand, int segment, int begin, int end) {
 #pragma unroll
-    for (int slice = 0; slice < kSlices; ++slice) {
-      const std::byte* const stage = stream_.Next() + split_ * Stream::kFoldStage;
-      const auto* decays =
-          reinterpret_cast<const float*>(stage + Stream::kStage) + segment * kSlice + 2 * t_;
-      float(*const state)[4] = state_ + 8 * slice;
+    for (int step = 0; step < Stream::kSteps; ++step) {
+      const int first = split_ * kSlabs;  // of the step
+      const std::byte* const stage = stream_.Next() + first / kMmas * Stream::kFoldStage;
+      const auto* decays = reinterpret_cast<const float*>(stage + Stream::kStage) +
+                           segment * kSlice + first % kMmas * kMma + 2 * t_;
+      float(*const state)[4] = state_ + 2 * kSlabs * step;
 #pragma unroll
-      for (int tile = 0; tile < 8; ++tile) {
+      for (int tile = 0; tile < 2 * kSlabs; ++tile) {
         const float2 decay = *reinterpret_cast<const float2*>(decays + 8 * tile);
         state[tile][0] *= decay.x;
         state[tile][1] *= decay.y;
@@ -247,55 +224,55 @@ class Passer {
 #pragma unroll
       for (int j = 0; j < kMmas; ++j) {
         if (j >= begin && j < end) {
+          const MmaA<kParts> u = splits_.Take(operand, j);
 #pragma unroll
-          for (int slab = 0; slab < kMmas; ++slab) {
-            MmaOfTile<kParts>(u[j], Tile(stage, slab, j), state[2 * slab], state[2 * slab + 1]);
+          for (int slab = 0; slab < kSlabs; ++slab) {
+            MmaOfTile<kParts>(u, Tile(stage, first % kMmas + slab, j), state[2 * slab],
+                              state[2 * slab + 1]);
           }
         }
       }
-      if (args_.state_dtype == DType::kBF16) {
+    }
+    if (args_.state_dtype == DType::kBF16) {
 #pragma unroll
-        for (int i = 0; i < 32; ++i) {
-          state[i / 4][i % 4] = Rounded<__nv_bfloat16>(state[i / 4][i % 4]);
-        }
+      for (int i = 0; i < 4 * kTiles; ++i) {
+        state_[i / 4][i % 4] = Rounded<__nv_bfloat16>(state_[i / 4][i % 4]);
       }
     }
   }
 
   __device__ void Chunk(int chunk) {
-    Tokens tokens;
-    Operand u;
-    stream_.Await(chunk);
+    OwnTokens own = {};
+    stream_.FetchValues(chunk + 1);
     if constexpr (kErases) {
-      Clear(tokens);
-      ReadState(tokens);
-      splits_.template Sum<true>(tokens);
-      SubtractFromValues(chunk, tokens);
-      Cut(tokens, u);
-      Clear(tokens);
-      ReadTokens<true>(u, tokens);
-      Cut(tokens, u);
-      Keep(chunk, tokens);
+      Erase(chunk, own);
     } else {
-      Clear(tokens);
-      SubtractFromValues(chunk, tokens);
-      Cut(tokens, u);
-      Keep(chunk, tokens);
+      SubtractFromValues(chunk, own);
     }
+    const MmaA<kParts> u = SplitA<kParts>(own[0], own[1]);
+    const int operand = kErases ? 1 : chunk % 2;  // the last chunk's may still be read
+    splits_.Give(operand, u);
+    Keep(chunk, own);
 #pragma unroll 1
     for (int query = 0; query < call_.layout.queries; ++query) {
-      Clear(tokens);
-      ReadState(tokens);
-      ReadTokens<false>(u, tokens);
-      splits_.template Sum<false>(tokens);
-      Write(chunk, query, tokens);
+      PassTokens tokens;
+      const std::byte* const square = ReadState(tokens);
+#pragma unroll
+      for (int i = 0; i < kMmas; ++i) {
+        if (i >= split_) {
+          MmaOfTile<kParts>(u, Tile(square, split_, i), tokens[2 * i], tokens[2 * i + 1]);
+        }
+      }
+      splits_.Sum(tokens, own);
+      Write(chunk, query, own);
     }
+    stream_.AwaitValues();
     const int store = chunks_.store(chunk) / kMma;
     int done = 0;
 #pragma unroll 1
     for (int left = stream_.segments(chunk); left > 0; --left) {
       const bool stores = done < store;
-      Fold(u, stores ? 0 : 1, done, stores ? store : kMmas);
+      Fold(operand, stores ? 0 : 1, done, stores ? store : kMmas);
       done = store;
       if (stores) {
         StoreState();
@@ -311,24 +288,22 @@ class Passer {
   const int head_index_;
   const PassView head_;
   Stream stream_;
-  WarpSplits<kSplits> splits_;
-  const int split_;  // which of the slices are this warp's
-  const int group_;  // of columns
+  const Splits splits_;
+  const int split_;  // which of the keys and tokens are this warp's
   const int g_;
   const int t_;
   const int column_;  // of this lane; it has column_ + 8, too
   float* const out_;  // its outputs for token 0
-  float state_[8 * kSlices][4];
+  float state_[kTiles][4];
 };
 
 template <int kKeys, bool kErases, int kParts>
 __global__ void __launch_bounds__(PassStream<kKeys, kParts>::kMaxThreads)
     Pass(const __grid_constant__ PromptCall call) {
-  extern __shared__ float4 shared[];
+  extern __shared__ __align__(128) std::byte shared[];
   AwaitInputs();
   Passer<kKeys, kErases, kParts> passer(call, static_cast<int>(blockIdx.z),
-                                        static_cast<int>(blockIdx.y),
-                                        reinterpret_cast<std::byte*>(shared));
+                                        static_cast<int>(blockIdx.y), shared);
   passer.Run();
 }
 
@@ -358,7 +333,7 @@ void RunPass(const PromptCall& call, cudaStream_t stream) {
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   const dim3 blocks(CeilDiv(columns, groups), static_cast<unsigned>(shape.heads),
                     static_cast<unsigned>(call.rows.count));
-  Launch(kernel, {blocks, 32 * Stream::kSplits * groups, static_cast<size_t>(bytes)}, stream, call);
+  Launch(kernel, {blocks, 32 * kSplits * groups, static_cast<size_t>(bytes)}, stream, call);
 }
 
 // Calls visit.template operator()<kKeys, kParts>().

@@ -3,6 +3,9 @@
 #ifndef EVENFLOW_KERNELS_CUDA_PREFILL_PASS_STREAM_CUH_
 #define EVENFLOW_KERNELS_CUDA_PREFILL_PASS_STREAM_CUH_
 
+#include <algorithm>
+
+#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/head_view.cuh"
 #include "kernels/cuda/prefill_splits.cuh"
 #include "kernels/cuda/prefill_stream.cuh"
@@ -12,35 +15,40 @@ namespace evenflow {
 // No memory's type is needed: what differs is in the weights.
 using PassView = HeadView<LinearAttention>;
 
-// Weights of a row's head stage by stage, or two stages at once: those of 64 keys for each of the
-// warps that share columns. And the values of its chunks.
+// Weights of a row's head step by step, and the values of its chunks. A step brings the stages of
+// some slices of 64 keys, as WeightLayout has them, the last of a read also T or A.
 template <int kKeys, int kParts>
 class PassStream {
  public:
-  static constexpr int kSplits = kKeys >= 128 ? 2 : 1;
-  static constexpr int kMaxGroups = kParts == kFastParts ? 4 : 2;  // of columns of a block
-  static constexpr int kMaxThreads = 32 * kSplits * kMaxGroups;
-
   static constexpr int kStage = kMmas * kMmas * kParts * kTileBytes;  // as WeightLayout has it
   static constexpr int kFoldStage = kStage + kSegments * kSlice * static_cast<int>(sizeof(float));
 
+  static constexpr int kSlices = kParts == kFastParts ? kKeys / kSlice  // of a step
+                                                      : std::min(2, kKeys / kSlice);
+  static constexpr int kSteps = kKeys / kSlice / kSlices;  // that bring all keys
+  static constexpr int kSquare = kSlices * kStage;         // where T or A begins
+
+  static constexpr int kMaxGroups = kSlices * kParts <= 2 ? 4 : 2;  // of columns of a block
+  static constexpr int kMaxThreads = 32 * kSplits * kMaxGroups;
+
   static int SharedBytes(int groups) {
-    return kBuffers * kBufferBytes + ValueBytes(groups * kPassColumns) +
-           groups * kSplits * WarpSplits<kSplits>::kBytes;
+    return kBarrierBytes + kBuffers * kBufferBytes + ValueBytes(groups * kPassColumns) +
+           groups * WarpSplits<kParts>::kBytes;
   }
 
   __device__ PassStream(const PromptCall& call, int item, int head, const PassView& view,
                         const Chunks& chunks, std::byte* shared)
       : view_(view),
         chunks_(chunks),
-        shared_(shared),
-        values_(reinterpret_cast<float*>(shared + kBuffers * kBufferBytes)),
+        barriers_(reinterpret_cast<CopyBarrier*>(shared)),
+        weights_(shared + kBarrierBytes),
+        values_(reinterpret_cast<float*>(weights_ + kBuffers * kBufferBytes)),
         columns_(static_cast<int>(blockDim.x) / (32 * kSplits) * kPassColumns),
         value_dim_(call.advance.args.shape.value_dim),
         token_stride_(call.advance.args.shape.value_heads * value_dim_),
         wide_(call.wide),
         count_(chunks.count()),
-        plain_steps_(call.layout.reads() * (kSteps + 1)),
+        plain_steps_(call.layout.reads() * kSteps),
         item_bytes_(int64_t{call.advance.args.shape.heads} * call.layout.bytes()),
         first_(call.Weights(item, head)),
         first_value_(view.InputValue(0)) {}
@@ -55,90 +63,34 @@ class PassStream {
     return (store > 0 ? 1 : 0) + (rest ? 1 : 0);
   }
 
-  // All threads of the block, as below.
+  // All threads of the block, as below. Brings the first chunk's values.
   __device__ void Begin() {
     FetchValues(0);
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < kBuffers; ++i) {
+        barriers_[i].Init();
+      }
+      CopyBarrier::FenceInit();
+    }
+    AwaitValues();
+    __syncthreads();
     for (int i = 0; i < kBuffers - 1; ++i) {
       Fetch();
     }
   }
 
-  // Waits for a chunk's values and first weights, and begins to copy the next one's values.
-  __device__ void Await(int chunk) {
-    AwaitOldest();
-    FetchValues(chunk + 1);
-  }
-
-  // The weights that come next; they stay until the next call.
+  // The next step's weights; they stay until the next call. A barrier of the block.
   __device__ const std::byte* Next() {
-    AwaitOldest();
-    const std::byte* const oldest = shared_ + oldest_ * kBufferBytes;
+    barriers_[oldest_].Wait(parity_);
+    __syncthreads();  // all are done with what came before, whose buffer is free
+    const std::byte* const oldest = weights_ + oldest_ * kBufferBytes;
     oldest_ = oldest_ + 1 == kBuffers ? 0 : oldest_ + 1;
+    parity_ ^= oldest_ == 0 ? 1 : 0;
     Fetch();
     return oldest;
   }
 
-  // Those of a chunk [64, columns], 0 where there is no token. There once it was awaited.
-  __device__ float* Values(int chunk) const {
-    return values_ + chunk % 2 * kChunk * value_stride();
-  }
-
-  __device__ int value_stride() const { return ValueStride(columns_); }
-
-  // WarpSplits' room.
-  __device__ std::byte* exchange() const {
-    return reinterpret_cast<std::byte*>(values_) + ValueBytes(columns_);
-  }
-
- private:
-  // Values come with the last of the weights that are under way when the chunk before begins, of
-  // which it reads 3 stages at least.
-  static constexpr int kBuffers = kParts == kFastParts ? 4 : 3;
-  static constexpr int kBufferBytes = kSplits * kFoldStage;
-  static constexpr int kSteps = kKeys / kSlice / kSplits;  // that bring all keys
-
-  // 8 rows lie in banks of their own.
-  __host__ __device__ static int ValueStride(int columns) { return columns + 4; }
-
-  __host__ __device__ static int ValueBytes(int columns) {
-    return 2 * kChunk * ValueStride(columns) * static_cast<int>(sizeof(float));
-  }
-
-  __device__ void AwaitOldest() const {
-    WaitForCopies<kBuffers - 2>();
-    __syncthreads();  // all are done with what came before, whose buffer is free
-  }
-
-  // Begins to copy the weights that come after the last that were fetched.
-  __device__ void Fetch() {
-    if (chunk_ < count_) {
-      if (step_ == 0) {
-        from_ = first_ + chunk_ * item_bytes_;
-        steps_ = plain_steps_ + kSteps * segments(chunk_);
-      }
-      const bool square = step_ % (kSteps + 1) == kSteps;
-      const int bytes = step_ >= plain_steps_ ? kSplits * kFoldStage
-                        : square              ? kStage
-                                              : kSplits * kStage;
-      std::byte* const to = shared_ + newest_ * kBufferBytes;
-#pragma unroll 1
-      for (int at = 16 * static_cast<int>(threadIdx.x); at < bytes;
-           at += 16 * static_cast<int>(blockDim.x)) {
-        CopyPiece(to + at, from_ + at);
-      }
-      from_ += bytes;
-      ++step_;
-      if (step_ == steps_) {
-        step_ = 0;
-        ++chunk_;
-      } else if (step_ == plain_steps_ + kSteps) {
-        from_ -= kSteps * kSplits * kFoldStage;  // once more for the second segment
-      }
-    }
-    newest_ = newest_ + 1 == kBuffers ? 0 : newest_ + 1;
-    CommitCopies();
-  }
-
+  // Begins to copy a chunk's values, if there is such a chunk.
   __device__ void FetchValues(int chunk) const {
     if (chunk >= count_) {
       return;
@@ -161,11 +113,72 @@ class PassStream {
       }
       CopyFour(values + n * value_stride(), of, t < end ? count : 0, wide_);
     }
+    CommitCopies();
+  }
+
+  // After it and the block's next barrier the values are there.
+  __device__ void AwaitValues() const {
+    WaitForCopies<0>();
+  }
+
+  // Those of a chunk [64, columns], 0 where there is no token.
+  __device__ float* Values(int chunk) const {
+    return values_ + chunk % 2 * kChunk * value_stride();
+  }
+
+  __device__ int value_stride() const {
+    return ValueStride(columns_);
+  }
+
+  // WarpSplits' room.
+  __device__ std::byte* exchange() const {
+    return reinterpret_cast<std::byte*>(values_) + ValueBytes(columns_);
+  }
+
+ private:
+  static constexpr int kBuffers = kParts == kFastParts ? 3 : 2;
+  static constexpr int kBufferBytes = std::max(kSquare + kStage, kSlices* kFoldStage);
+  static constexpr int kBarrierBytes = 128;
+  static_assert(kBuffers * sizeof(CopyBarrier) <= kBarrierBytes);
+
+  // 8 rows lie in banks of their own.
+  __host__ __device__ static int ValueStride(int columns) {
+    return columns + 4;
+  }
+
+  __host__ __device__ static int ValueBytes(int columns) {
+    return 2 * kChunk * ValueStride(columns) * static_cast<int>(sizeof(float));
+  }
+
+  // Begins to copy the weights that come after the last that were fetched. The first warp does.
+  __device__ void Fetch() {
+    if (threadIdx.x >= 32 || chunk_ >= count_) {
+      return;
+    }
+    if (step_ == 0) {
+      from_ = first_ + chunk_ * item_bytes_;
+      steps_ = plain_steps_ + kSteps * segments(chunk_);
+    }
+    const bool square = step_ % kSteps == kSteps - 1;
+    const int bytes =
+        step_ >= plain_steps_ ? kSlices * kFoldStage : kSquare + (square ? kStage : 0);
+    barriers_[newest_].Copy(weights_ + newest_ * kBufferBytes, from_, bytes);
+    barriers_[newest_].ThatIsAll();
+    newest_ = newest_ + 1 == kBuffers ? 0 : newest_ + 1;
+    from_ += bytes;
+    ++step_;
+    if (step_ == steps_) {
+      step_ = 0;
+      ++chunk_;
+    } else if (step_ == plain_steps_ + kSteps) {
+      from_ -= kSteps * kSlices * kFoldStage;  // once more for the second segment
+    }
   }
 
   const PassView view_;
   const Chunks chunks_;
-  std::byte* const shared_;  // weights; then values, then the exchange
+  CopyBarrier* const barriers_;  // then weights, values, the exchange
+  std::byte* const weights_;
   float* const values_;
   const int columns_;
   const int value_dim_;
@@ -182,6 +195,7 @@ class PassStream {
   int steps_ = 0;  // of that chunk
   int newest_ = 0;
   int oldest_ = 0;
+  int parity_ = 0;
 };
 
 }  // namespace evenflow
