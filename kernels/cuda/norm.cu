@@ -1,3 +1,4 @@
+#include "kernels/cuda/four.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/math/head_norm.h"
 
@@ -55,12 +56,67 @@ __global__ void __launch_bounds__(kThreads) NormKernel(NormArgs args, const int3
   });
 }
 
+constexpr int kRowWarps = 4;       // of a block
+constexpr int kMaxFours = 16;      // of a lane
+constexpr int kFewestTokens = 17;  // of a step for which a block a row would be too much
+
+// RMSNorm for many rows, a warp for each: see ServesWarps.
+template <class T>
+__global__ void __launch_bounds__(32 * kRowWarps) RowNormKernel(NormArgs args, int rows) {
+  AwaitInputs();
+  const int64_t row = int64_t{blockIdx.x} * kRowWarps + threadIdx.x / 32;
+  if (row >= rows) {
+    return;
+  }
+  const int first = static_cast<int>(threadIdx.x % 32) * 4;
+  const T* const x = static_cast<const T*>(args.x.data) + row * args.x.stride;
+  Four values[kMaxFours];
+  float squares = 0;
+#pragma unroll
+  for (int j = 0; j < kMaxFours; ++j) {
+    const int i = first + 128 * j;
+    values[j] = i < args.dim ? LoadFour(x + i) : Four{};
+  }
+#pragma unroll
+  for (int j = 0; j < kMaxFours; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      squares += values[j].x[e] * values[j].x[e];
+    }
+  }
+  const float factor = InverseRms(WarpSum(squares), args.dim, args.eps);
+#pragma unroll
+  for (int j = 0; j < kMaxFours; ++j) {
+    const int i = first + 128 * j;
+    if (i < args.dim) {
+      const Four weight = args.weight == nullptr ? Four{{1, 1, 1, 1}} : LoadFour(args.weight + i);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        values[j].x[e] *= factor * weight.x[e];
+      }
+      StoreFour(args.y, row * args.y.stride + i, values[j]);
+    }
+  }
+}
+
+bool ServesWarps(const NormArgs& args, const CudaStep& step) {
+  return !step.batch_invariant && step.token_count >= kFewestTokens &&
+         args.tokens == TokenSet::kAll && args.kind == NormKind::kRms && args.bias == nullptr &&
+         args.dim <= 128 * kMaxFours && args.dim % 4 == 0 && InFours(args.x) && InFours(args.y) &&
+         InFours(args.weight);
+}
+
 }  // namespace
 
 void CudaNorm(const NormArgs& args, const CudaStep& step) {
   const bool logits = args.tokens == TokenSet::kLogits;
   const int rows = logits ? step.logit_count : step.token_count;
-  if (rows > 0) {
+  if (ServesWarps(args, step)) {
+    WithType(args.x.dtype, [&]<class T>() {
+      Launch(RowNormKernel<T>, {dim3(CeilDiv(rows, kRowWarps)), 32 * kRowWarps}, step.stream, args,
+             rows);
+    });
+  } else if (rows > 0) {
     WithType(args.x.dtype, [&]<class T>() {
       Launch(NormKernel<T>, {dim3(static_cast<unsigned>(rows)), kThreads}, step.stream, args,
              logits ? step.logit_tokens : nullptr);

@@ -54,7 +54,7 @@ class Weigher {
       const int t = begin_ + n;
       shared_.beta[n] = n >= count_ ? 0.0f : t < 0 ? 1.0f : head_.Beta(t);
     }
-    for (int query = 0; query < call_.layout.queries; ++query) {
+    for (int query = call_.layout.queries - 1; query >= 0; --query) {
       Query(query);
     }
     if constexpr (T::kErases) {
@@ -197,23 +197,30 @@ class Weigher {
     }
   }
 
-  // The same among the warp's own tokens where channels decay, in fp32: a lane a pair.
-  __device__ void AddDiagonal(const Slice& x, int of) {
+  // The same among the warp's own tokens where channels decay, in fp32: a lane a pair. Of queries
+  // and, where it `erases`, of keys.
+  __device__ void AddDiagonal(bool erases) {
     for (int pair = lane_; pair < kPairs; pair += 32) {
       int i = 0;
       while ((i + 1) * (i + 2) / 2 <= pair) {
         ++i;
       }
-      const int j = kMma * warp_ + pair - i * (i + 1) / 2;
+      const int n = pair - i * (i + 1) / 2;
+      const int j = kMma * warp_ + n;
       i += kMma * warp_;
-      float sum = 0;
+      float score = 0, erase = 0;
 #pragma unroll 4
       for (int step = 0; step < kSlice; ++step) {
         const int k = (step + lane_) % kSlice;
         const float decay = Exp(logs_.SinceBlock(i, k) - logs_.SinceBlock(j, k));
-        sum = fmaf(x.x[i][k] * decay, shared_.keys.x[j][k], sum);
+        const float decayed = shared_.keys.x[j][k] * decay;
+        score = fmaf(shared_.queries.x[i][k], decayed, score);
+        erase = T::kErases ? fmaf(shared_.keys.x[i][k], decayed, erase) : 0;
       }
-      shared_.diagonal[of][i][j - kMma * warp_] += sum;
+      shared_.diagonal[0][i][n] += score;
+      if (erases) {
+        shared_.diagonal[1][i][n] += erase;
+      }
     }
   }
 
@@ -237,7 +244,7 @@ class Weigher {
     }
   }
 
-  // A and Q' of a query; with the first of them all that the keys weigh.
+  // A and Q' of a query; with the first of them, which comes last, all that the keys weigh.
   __device__ void Query(int query) {
     const bool first = query == 0;
     const WeightLayout& layout = call_.layout;
@@ -254,16 +261,13 @@ class Weigher {
       StoreRows(shared_.queries, 0, stage + slice * layout.stage());
       AddProducts(shared_.queries, scores);
       if constexpr (T::kChannels) {
-        AddDiagonal(shared_.queries, 0);
+        AddDiagonal(T::kErases && first);
       }
       if (first) {
         StoreFolds(layout.folds() + slice * layout.fold_stage());
         if constexpr (T::kErases) {
           StoreRows(shared_.keys, 0, slice * layout.stage());
           AddProducts(shared_.keys, erases);
-          if constexpr (T::kChannels) {
-            AddDiagonal(shared_.keys, 1);
-          }
         }
       }
     }
@@ -273,7 +277,7 @@ class Weigher {
     if constexpr (T::kErases) {
       if (first) {
         Finish(erases, 1, true);
-        KeepErases(erases);
+        StoreErases(erases);
       }
     }
   }
@@ -292,29 +296,22 @@ class Weigher {
     }
   }
 
-  // M, in registers until all queries are done.
-  __device__ void KeepErases(const float (&sums)[2 * kMmas][4]) {
+  // M, once all are done with keys and queries.
+  __device__ void StoreErases(const float (&sums)[2 * kMmas][4]) {
 #pragma unroll
     for (int tile = 0; tile < 2 * kMmas; ++tile) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int i = kMma * warp_ + g_ + e / 2 * 8;
-        m_[tile][e] = begin_ + i < 0 ? 0 : shared_.beta[i] * sums[tile][e];
+        shared_.triangle.m[i][8 * tile + 2 * t_ + e % 2] =
+            begin_ + i < 0 ? 0 : shared_.beta[i] * sums[tile][e];
       }
     }
   }
 
   // T, from M.
   __device__ void SolveTriangle() {
-    __syncthreads();
     Triangle& triangle = shared_.triangle;
-#pragma unroll
-    for (int tile = 0; tile < 2 * kMmas; ++tile) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        triangle.m[kMma * warp_ + g_ + e / 2 * 8][8 * tile + 2 * t_ + e % 2] = m_[tile][e];
-      }
-    }
     __syncthreads();
     triangle.Solve(shared_.beta);
     __syncthreads();
@@ -341,11 +338,15 @@ class Weigher {
   const int lane_;
   const int g_;
   const int t_;
-  float m_[T::kErases ? 2 * kMmas : 1][4];
 };
 
+// Of a multiprocessor: as many as its shared memory holds, or registers without spills.
+template <class Memory>
+inline constexpr int kWeighBlocks = Traits<Memory>::kChannels ? 3 : 4;
+
 template <class Memory, int kParts>
-__global__ void __launch_bounds__(kWeighThreads) Weigh(const __grid_constant__ PromptCall call) {
+__global__ void __launch_bounds__(kWeighThreads, kWeighBlocks<Memory>)
+    Weigh(const __grid_constant__ PromptCall call) {
   extern __shared__ float4 shared[];
   AwaitInputs();
   const int item = static_cast<int>(blockIdx.x);
