@@ -305,7 +305,7 @@ void Run(const AdvanceCall& call, const CudaStep& step) {
   const MemoryShape& shape = call.args.shape;
   const auto rows = static_cast<unsigned>(step.row_count);
   const auto heads = static_cast<unsigned>(shape.heads);
-  LaunchSumLogs<Memory>(call, step);
+  LaunchSumLogs<Memory>(call, AllRows{step.row_count}, step);
   int warps = kMaxWarps;
   while (warps > 1 && (kWarpColumns * (warps - 1) >= shape.value_dim ||
                        static_cast<int>(sizeof(float)) * kWarpColumns * warps * shape.key_dim >
@@ -318,7 +318,7 @@ void Run(const AdvanceCall& call, const CudaStep& step) {
                        static_cast<int>(bytes));
   const unsigned parts = CeilDiv(shape.value_dim, warps * kWarpColumns);
   Launch(kernel, {dim3(rows * heads * parts), 32 * warps, bytes}, step.stream, call);
-  LaunchFinish<Memory>(call, step);
+  LaunchFinish<Memory>(call, AllRows{step.row_count}, step);
 }
 
 }  // namespace

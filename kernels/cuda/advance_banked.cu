@@ -79,7 +79,7 @@ int Multiprocessors() {
 
 template <class Memory, class State>
 void Run(const AdvanceCall& call, const CudaStep& step) {
-  LaunchSumLogs<Memory>(call, step);
+  LaunchSumLogs<Memory>(call, AllRows{step.row_count}, step);
   const MemoryShape& shape = call.args.shape;
   const BankedPlan plan = BankedPlan::Of<Memory>(call.args);
   // Of a head's columns, as few parts as fit and give each multiprocessor something to do.
@@ -99,7 +99,7 @@ void Run(const AdvanceCall& call, const CudaStep& step) {
                        static_cast<int>(bytes));
   Launch(kernel, {dim3(static_cast<unsigned>(heads * parts)), threads, bytes}, step.stream, call,
          plan);
-  LaunchFinish<Memory>(call, step);
+  LaunchFinish<Memory>(call, AllRows{step.row_count}, step);
 }
 
 }  // namespace

@@ -11,11 +11,19 @@ namespace evenflow {
 inline constexpr int kFinishThreads = 512;
 inline constexpr int kLogsAhead = 8;  // loads that are under way at once
 
-// Cumulative log decays of the step's tokens. A block is a row, a head and a block of positions.
-template <class Memory>
-__global__ void SumLogs(const __grid_constant__ AdvanceCall call) {
+// Rows that these kernels are launched for; of these they serve what the call takes.
+struct AllRows {
+  int count;
+
+  __host__ __device__ int operator[](unsigned i) const { return static_cast<int>(i); }
+};
+
+// Cumulative log decays of the rows' tokens. A block is a row, a head and a block of positions.
+template <class Memory, class Rows>
+__global__ void SumLogs(const __grid_constant__ AdvanceCall call,
+                        const __grid_constant__ Rows rows) {
   AwaitInputs();
-  const Row row = call.rows[blockIdx.x];
+  const Row row = call.rows[rows[blockIdx.x]];
   const int commit = call.args.window.commit;
   const int first = static_cast<int>(call.args.window.Block(row.position) - row.position) +
                     static_cast<int>(blockIdx.z) * commit;
@@ -64,10 +72,12 @@ __device__ inline void CopyFloats(float* to, const float* from, int count) {
 
 // Once all of a row has been read: its keys and logs go into their rings, its health is summed. A
 // block is a row and a head, and one more the row's health.
-template <class Memory>
-__global__ void __launch_bounds__(kFinishThreads) Finish(const __grid_constant__ AdvanceCall call) {
+template <class Memory, class Rows>
+__global__ void __launch_bounds__(kFinishThreads)
+    Finish(const __grid_constant__ AdvanceCall call, const __grid_constant__ Rows rows) {
   AwaitInputs();
-  const Row row = call.rows[blockIdx.x];
+  const int row_index = rows[blockIdx.x];
+  const Row row = call.rows[row_index];
   if (!call.Takes(row)) {
     return;
   }
@@ -78,7 +88,7 @@ __global__ void __launch_bounds__(kFinishThreads) Finish(const __grid_constant__
       const int64_t stored = call.Stored(row);
       const int64_t after = call.StoredAfter(row, stored);
       const int parts = call.args.shape.heads * Quads(call.args.shape.value_dim);
-      FinishRow(call, static_cast<int>(blockIdx.x), row, after, after > stored ? parts : 0);
+      FinishRow(call, row_index, row, after, after > stored ? parts : 0);
     }
     return;
   }
@@ -101,21 +111,22 @@ __global__ void __launch_bounds__(kFinishThreads) Finish(const __grid_constant__
   }
 }
 
-template <class Memory>
-void LaunchSumLogs(const AdvanceCall& call, const CudaStep& step) {
+template <class Memory, class Rows>
+void LaunchSumLogs(const AdvanceCall& call, const Rows& rows, const CudaStep& step) {
   if (Traits<Memory>::kLogs) {
     const MemoryShape& shape = call.args.shape;
-    const dim3 blocks(static_cast<unsigned>(step.row_count), static_cast<unsigned>(shape.heads),
+    const dim3 blocks(static_cast<unsigned>(rows.count), static_cast<unsigned>(shape.heads),
                       CeilDiv(step.max_row_tokens, call.args.window.commit) + 1);
-    Launch(SumLogs<Memory>, {blocks, std::min(LogDim<Memory>(shape), 256)}, step.stream, call);
+    Launch(SumLogs<Memory, Rows>, {blocks, std::min(LogDim<Memory>(shape), 256)}, step.stream, call,
+           rows);
   }
 }
 
-template <class Memory>
-void LaunchFinish(const AdvanceCall& call, const CudaStep& step) {
-  const dim3 blocks(static_cast<unsigned>(step.row_count),
+template <class Memory, class Rows>
+void LaunchFinish(const AdvanceCall& call, const Rows& rows, const CudaStep& step) {
+  const dim3 blocks(static_cast<unsigned>(rows.count),
                     static_cast<unsigned>(call.args.shape.heads + 1));
-  Launch(Finish<Memory>, {blocks, kFinishThreads}, step.stream, call);
+  Launch(Finish<Memory, Rows>, {blocks, kFinishThreads}, step.stream, call, rows);
 }
 
 }  // namespace evenflow

@@ -93,15 +93,15 @@ void Prompts::Advance(const AdvanceCall& call, std::byte* scratch) const {
   prompts.layout = LayoutOfWeights(call.args, step_.activations);
   prompts.weights = scratch;
   prompts.wide = InWholePieces(call);
-  VisitInChunks(call.args.memory,
-                [&]<class Memory>() { LaunchSumLogs<Memory>(prompts.advance, step_); });
-  for (const PromptRows& rows : Launches(call.args, step_, prompts.layout)) {
-    prompts.rows = rows;
-    WeighPrompts(prompts, rows.first_item[rows.count], step_.stream);
-    PassPrompts(prompts, step_.stream);
-  }
-  VisitInChunks(call.args.memory,
-                [&]<class Memory>() { LaunchFinish<Memory>(prompts.advance, step_); });
+  VisitInChunks(call.args.memory, [&]<class Memory>() {
+    for (const PromptRows& rows : Launches(call.args, step_, prompts.layout)) {
+      prompts.rows = rows;
+      LaunchSumLogs<Memory>(prompts.advance, rows, step_);
+      WeighPrompts(prompts, rows.first_item[rows.count], step_.stream);
+      PassPrompts(prompts, step_.stream);
+      LaunchFinish<Memory>(prompts.advance, rows, step_);
+    }
+  });
 }
 
 }  // namespace evenflow

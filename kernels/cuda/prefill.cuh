@@ -33,6 +33,8 @@ struct PromptRows {
   int count = 0;
   int row[kMaxPromptRows] = {};
   int first_item[kMaxPromptRows + 1] = {};  // an item has room for a chunk's weights
+
+  __host__ __device__ int operator[](unsigned i) const { return row[i]; }
 };
 
 // What WeighPrompts leaves of a chunk and a head, in bytes: stages in the order in which
