@@ -16,7 +16,7 @@ class Passer {
  public:
   using Stream = PassStream<kKeys, kParts>;
 
-  __device__ Passer(const PromptCall& call, int prompt, int head, std::byte* shared)
+  __device__ Passer(const PromptCall& call, int prompt, int head, int buffers, std::byte* shared)
       : call_(call),
         args_(call.advance.args),
         row_index_(static_cast<unsigned>(call.rows.row[prompt])),
@@ -24,7 +24,7 @@ class Passer {
         chunks_(call.advance, row_),
         head_index_(head),
         head_(call.advance, row_, head),
-        stream_(call, call.rows.first_item[prompt], head, head_, chunks_, shared),
+        stream_(call, call.rows.first_item[prompt], head, head_, chunks_, buffers, shared),
         splits_(stream_.exchange()),
         split_(splits_.split()),
         g_(splits_.lane() / 4),
@@ -299,11 +299,11 @@ class Passer {
 
 template <int kKeys, bool kErases, int kParts>
 __global__ void __launch_bounds__(PassStream<kKeys, kParts>::kMaxThreads)
-    Pass(const __grid_constant__ PromptCall call) {
+    Pass(const __grid_constant__ PromptCall call, int buffers) {
   extern __shared__ __align__(128) std::byte shared[];
   AwaitInputs();
   Passer<kKeys, kErases, kParts> passer(call, static_cast<int>(blockIdx.z),
-                                        static_cast<int>(blockIdx.y), shared);
+                                        static_cast<int>(blockIdx.y), buffers, shared);
   passer.Run();
 }
 
@@ -324,16 +324,19 @@ void RunPass(const PromptCall& call, cudaStream_t stream) {
   const unsigned others = static_cast<unsigned>(shape.heads * call.rows.count);
   const unsigned columns = CeilDiv(shape.value_dim, kPassColumns);
   const int most = MostShared();
+  const bool all = Stream::SharedBytes(1, Stream::kMostBuffers) <= most;
+  const int buffers = all ? Stream::kMostBuffers : Stream::kLeastBuffers;
   int groups = Stream::kMaxGroups;
   while (groups > 1 && (CeilDiv(columns, groups) * others < kMultiprocessors ||
-                        Stream::SharedBytes(groups) > most)) {
+                        Stream::SharedBytes(groups, buffers) > most)) {
     groups /= 2;
   }
-  const int bytes = Stream::SharedBytes(groups);
+  const int bytes = Stream::SharedBytes(groups, buffers);
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   const dim3 blocks(CeilDiv(columns, groups), static_cast<unsigned>(shape.heads),
                     static_cast<unsigned>(call.rows.count));
-  Launch(kernel, {blocks, 32 * kSplits * groups, static_cast<size_t>(bytes)}, stream, call);
+  Launch(kernel, {blocks, 32 * kSplits * groups, static_cast<size_t>(bytes)}, stream, call,
+         buffers);
 }
 
 // Calls visit.template operator()<kKeys, kParts>().
@@ -356,8 +359,10 @@ auto VisitPass(const WeightLayout& layout, const Visit& visit) {
 }  // namespace
 
 bool PassFits(const WeightLayout& layout) {
-  const int least = VisitPass(
-      layout, [&]<int kKeys, int kParts>() { return PassStream<kKeys, kParts>::SharedBytes(1); });
+  const int least = VisitPass(layout, [&]<int kKeys, int kParts>() {
+    using Stream = PassStream<kKeys, kParts>;
+    return Stream::SharedBytes(1, Stream::kLeastBuffers);
+  });
   return least <= MostShared();
 }
 

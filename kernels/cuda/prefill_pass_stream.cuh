@@ -31,18 +31,22 @@ class PassStream {
   static constexpr int kMaxGroups = kSlices * kParts <= 2 ? 4 : 2;  // of columns of a block
   static constexpr int kMaxThreads = 32 * kSplits * kMaxGroups;
 
-  static int SharedBytes(int groups) {
-    return kBarrierBytes + kBuffers * kBufferBytes + ValueBytes(groups * kPassColumns) +
+  static constexpr int kLeastBuffers = 2;  // of a step's weights
+  static constexpr int kMostBuffers = kParts == kFastParts ? 3 : 2;
+
+  static int SharedBytes(int groups, int buffers) {
+    return kBarrierBytes + buffers * kBufferBytes + ValueBytes(groups * kPassColumns) +
            groups * WarpSplits<kParts>::kBytes;
   }
 
   __device__ PassStream(const PromptCall& call, int item, int head, const PassView& view,
-                        const Chunks& chunks, std::byte* shared)
+                        const Chunks& chunks, int buffers, std::byte* shared)
       : view_(view),
         chunks_(chunks),
+        buffers_(buffers),
         barriers_(reinterpret_cast<CopyBarrier*>(shared)),
         weights_(shared + kBarrierBytes),
-        values_(reinterpret_cast<float*>(weights_ + kBuffers * kBufferBytes)),
+        values_(reinterpret_cast<float*>(weights_ + buffers * kBufferBytes)),
         columns_(static_cast<int>(blockDim.x) / (32 * kSplits) * kPassColumns),
         value_dim_(call.advance.args.shape.value_dim),
         token_stride_(call.advance.args.shape.value_heads * value_dim_),
@@ -67,14 +71,14 @@ class PassStream {
   __device__ void Begin() {
     FetchValues(0);
     if (threadIdx.x == 0) {
-      for (int i = 0; i < kBuffers; ++i) {
+      for (int i = 0; i < buffers_; ++i) {
         barriers_[i].Init();
       }
       CopyBarrier::FenceInit();
     }
     AwaitValues();
     __syncthreads();
-    for (int i = 0; i < kBuffers - 1; ++i) {
+    for (int i = 0; i < buffers_ - 1; ++i) {
       Fetch();
     }
   }
@@ -84,7 +88,7 @@ class PassStream {
     barriers_[oldest_].Wait(parity_);
     __syncthreads();  // all are done with what came before, whose buffer is free
     const std::byte* const oldest = weights_ + oldest_ * kBufferBytes;
-    oldest_ = oldest_ + 1 == kBuffers ? 0 : oldest_ + 1;
+    oldest_ = oldest_ + 1 == buffers_ ? 0 : oldest_ + 1;
     parity_ ^= oldest_ == 0 ? 1 : 0;
     Fetch();
     return oldest;
@@ -136,10 +140,9 @@ class PassStream {
   }
 
  private:
-  static constexpr int kBuffers = kParts == kFastParts ? 3 : 2;
   static constexpr int kBufferBytes = std::max(kSquare + kStage, kSlices* kFoldStage);
   static constexpr int kBarrierBytes = 128;
-  static_assert(kBuffers * sizeof(CopyBarrier) <= kBarrierBytes);
+  static_assert(kMostBuffers * sizeof(CopyBarrier) <= kBarrierBytes);
 
   // 8 rows lie in banks of their own.
   __host__ __device__ static int ValueStride(int columns) {
@@ -164,7 +167,7 @@ class PassStream {
         step_ >= plain_steps_ ? kSlices * kFoldStage : kSquare + (square ? kStage : 0);
     barriers_[newest_].Copy(weights_ + newest_ * kBufferBytes, from_, bytes);
     barriers_[newest_].ThatIsAll();
-    newest_ = newest_ + 1 == kBuffers ? 0 : newest_ + 1;
+    newest_ = newest_ + 1 == buffers_ ? 0 : newest_ + 1;
     from_ += bytes;
     ++step_;
     if (step_ == steps_) {
@@ -177,6 +180,7 @@ class PassStream {
 
   const PassView view_;
   const Chunks chunks_;
+  const int buffers_;
   CopyBarrier* const barriers_;  // then weights, values, the exchange
   std::byte* const weights_;
   float* const values_;
