@@ -26,8 +26,10 @@ size_t LogBytes(const AdvanceArgs& args, const CudaStep& step) {
 
 // Whether the call takes any of the step's rows, as far as the host knows.
 bool HasRows(const AdvanceCall& call, const CudaStep& step) {
-  return step.host_rows == nullptr || std::any_of(step.host_rows, step.host_rows + step.row_count,
-                                                  [&](const Row& row) { return call.Takes(row); });
+  return step.max_row_tokens >= call.min_tokens && call.min_tokens < call.end_tokens &&
+         (step.host_rows == nullptr ||
+          std::any_of(step.host_rows, step.host_rows + step.row_count,
+                      [&](const Row& row) { return call.Takes(row); }));
 }
 
 // Of a block.
@@ -67,7 +69,8 @@ void CudaAdvance(const AdvanceArgs& args, const CudaStep& step) {
   call.rows = step.rows;
   call.health = step.health + int64_t{args.memory_layer} * step.health_stride;
   const bool decodes = DecodeSupports(args, step.row_count);
-  call.min_tokens = decodes ? 2 : 1;
+  // Several commits of a row in one launch would count its tiles twice.
+  call.min_tokens = decodes ? std::min(kMaxDecodeTokens, args.window.commit) + 1 : 1;
   const bool any = step.max_row_tokens >= call.min_tokens;
   const Prompts prompts(args, step);
   const size_t log_bytes = any ? LogBytes(args, step) : 0;
@@ -81,11 +84,18 @@ void CudaAdvance(const AdvanceArgs& args, const CudaStep& step) {
   }
   call.logs = reinterpret_cast<float*>(scratch);
   call.parts = reinterpret_cast<HealthPart*>(scratch + log_bytes);
-  AdvanceCall singles = call;
-  singles.min_tokens = 1;
-  singles.end_tokens = 2;
-  if (decodes && HasRows(singles, step)) {
-    (args.state_dtype == DType::kF32 ? DecodeF32 : DecodeBF16)(call, step);
+  if (decodes) {
+    const bool f32 = args.state_dtype == DType::kF32;
+    AdvanceCall one = call, few = call;
+    one.min_tokens = 1;
+    one.end_tokens = few.min_tokens = 2;
+    few.end_tokens = call.min_tokens;
+    if (HasRows(one, step)) {
+      (f32 ? DecodeF32 : DecodeBF16)(one, step);
+    }
+    if (HasRows(few, step)) {
+      (f32 ? DecodeFewF32 : DecodeFewBF16)(few, step);
+    }
   }
   if (!any) {
     return;

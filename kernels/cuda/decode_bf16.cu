@@ -3,7 +3,7 @@
 namespace evenflow {
 
 void DecodeBF16(const AdvanceCall& call, const CudaStep& step) {
-  DecodeWith<__nv_bfloat16>(call, step);
+  DecodeWith<__nv_bfloat16, false>(call, step);
 }
 
 }  // namespace evenflow

@@ -7,8 +7,9 @@
 
 namespace evenflow {
 
-// A block: rows in z, heads in y, parts of a head in x.
-template <class Shape>
+// A block: rows in z, heads in y, parts of a head in x. kFew: of rows with a few tokens, which
+// are read one after the other while the state stays in shared memory.
+template <class Shape, bool kFew>
 class DecodeBlock {
  public:
   using Memory = typename Shape::Memory;
@@ -43,26 +44,40 @@ class DecodeBlock {
     AskForEntries(window);
     tile_.AskForValues(window);
     AwaitKernelsBefore();
-    LoadInputs(&window);
-    __syncthreads();
-    shared_->entries_here.Wait(0);
-    if constexpr (T::kChannels) {
-      ForKeyRows<Shape>([&](int r) { window.DecayInputs(r); });
+    ReadToken(&window);
+    while (More()) {
+      ++token_;
       __syncthreads();
-    }
-    window.Weigh(warp_);
-    window.DecayPending(warp_);
-    if (blockIdx.x == 0) {
-      AppendKeys(window);
-    }
-    __syncthreads();
-    shared_->tile_here[warp_].Wait(0);
-    if (tile_.exists()) {
-      ReadTile(window);
+      window.Next();
+      tile_.AskForValues(window);
+      ReadToken(&window);
     }
   }
 
  private:
+  // Whether another token follows.
+  __device__ bool More() const { return kFew && token_ + 1 < row_.tokens; }
+
+  __device__ int Token() const { return row_.first_token + token_; }
+
+  __device__ void ReadToken(DecodeWindow<Shape>* window) {
+    LoadInputs(window);
+    __syncthreads();
+    shared_->entries_here.Wait(0);
+    if constexpr (T::kChannels) {
+      ForKeyRows<Shape>([&](int r) { window->DecayInputs(r); });
+      __syncthreads();
+    }
+    window->Weigh(warp_);
+    window->DecayPending(warp_);
+    AppendKeys(*window);
+    __syncthreads();
+    shared_->tile_here[warp_].Wait(0);
+    if (tile_.exists()) {
+      ReadTile(*window);
+    }
+  }
+
   __device__ void AskForState() {
     CopyBarrier* here = &shared_->tile_here[warp_];
     if (lane_ == 0) {
@@ -99,40 +114,50 @@ class DecodeBlock {
   }
 
   __device__ void LoadInputs(DecodeWindow<Shape>* window) {
-    inputs_.Load(call_, plan_, row_.first_token, tile_.column(), shared_);
+    inputs_.Load(call_, plan_, Token(), tile_.column(), shared_);
     window->constant = inputs_.log_decay;
-    if (Memory::kDecay == Decay::kScalar && thread_ < ring_) {
+    if (Memory::kDecay == Decay::kScalar && token_ == 0 && thread_ < ring_) {
       shared_->scalar_logs[thread_] = entry_log_;
     }
   }
 
   __device__ void AppendKeys(const DecodeWindow<Shape>& window) const {
-    const int64_t place = int64_t{head_} * ring_ + window.place;
-    auto* keys = reinterpret_cast<float*>(layer_ + call_.layout.keys) + place * kKeys;
-    auto* logs = reinterpret_cast<float*>(layer_ + call_.layout.log_decay);
+    if (More()) {
+      AppendKeys(window, shared_->Keys(), shared_->Logs(ring_), shared_->scalar_logs);
+    }
+    if (blockIdx.x == 0) {
+      const int64_t ring = int64_t{head_} * ring_;
+      auto* logs = reinterpret_cast<float*>(layer_ + call_.layout.log_decay);
+      AppendKeys(window, reinterpret_cast<float*>(layer_ + call_.layout.keys) + ring * kKeys,
+                 logs + ring * kDim, logs + ring);
+      if (row_.position + token_ == 0 && head_ == 0 && thread_ == 0) {
+        *call_.StoredWord(row_) = 0;
+      }
+    }
+  }
+
+  // To rings; the latter two where the memory has them.
+  __device__ void AppendKeys(const DecodeWindow<Shape>& window, float* keys, float* logs,
+                             float* scalar_logs) const {
+    keys += window.place * kKeys;
     ForKeyRows<Shape>([&](int r) {
 #pragma unroll
       for (int n = 0; n < T::kEntries; ++n) {
         keys[n * kDim + r] = shared_->vectors[1 + n][r];
       }
       if (T::kChannels) {
-        logs[place * kDim + r] = shared_->log[r];
+        logs[window.place * kDim + r] = shared_->log[r];
       }
     });
-    if (thread_ == 0) {
-      if (Memory::kDecay == Decay::kScalar) {
-        logs[place] = window.ScalarLog();
-      }
-      if (row_.position == 0 && head_ == 0) {
-        *call_.StoredWord(row_) = 0;
-      }
+    if (Memory::kDecay == Decay::kScalar && thread_ == 0) {
+      scalar_logs[window.place] = window.ScalarLog();
     }
   }
 
   __device__ void ReadTile(const DecodeWindow<Shape>& window) const {
     float sums[T::kReads][kQuad] = {};
     HealthPart health;
-    tile_.ReadState(window, sums, &health);
+    tile_.ReadState(window, More(), sums, &health);
     if (window.stores) {
       CountStored(window, health);
     }
@@ -162,7 +187,7 @@ class DecodeBlock {
       output = fmaf(window.Weight(0, own + n), u[n], output);
     }
     if (tile_.owns() && lane_ % 2 == 0) {  // two lanes have a column; one writes it
-      const uint64_t token_head = TokenHead(row_.first_token, shape_.heads, blockIdx.y);
+      const uint64_t token_head = TokenHead(Token(), shape_.heads, blockIdx.y);
       call_.args.o[token_head * static_cast<uint32_t>(shape_.value_dim) +
                    static_cast<uint32_t>(tile_.column())] = output;
       tile_.AppendValues(window, u);
@@ -193,7 +218,8 @@ class DecodeBlock {
     const int count = shape_.heads * tiles;
     if (before + 1 == static_cast<uint32_t>(count)) {
       __threadfence();
-      FinishRow(call_, static_cast<int>(blockIdx.z), row_, window.block, count);
+      const int64_t block = row_.position + token_ - window.tokens;
+      FinishRow(call_, static_cast<int>(blockIdx.z), row_, block, count);
       if (lane_ == 0) {
         *stored = 0;
       }
@@ -210,6 +236,7 @@ class DecodeBlock {
   const int head_;
   const int thread_, warp_, lane_;
   Tile tile_;            // the warp's
+  int token_ = 0;        // of the row, that is read
   float entry_log_ = 0;  // of the ring's entry of the thread's number
   DecodeInputs<Shape> inputs_;
 };

@@ -3,7 +3,7 @@
 namespace evenflow {
 
 void DecodeF32(const AdvanceCall& call, const CudaStep& step) {
-  DecodeWith<float>(call, step);
+  DecodeWith<float, false>(call, step);
 }
 
 }  // namespace evenflow

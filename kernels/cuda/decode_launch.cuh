@@ -15,20 +15,20 @@ __device__ inline Row LoadRow(const Row* row) {
   return r;
 }
 
-template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
+template <class Shape, bool kFew>
+__global__ void __launch_bounds__(Shape::kThreads, kFew ? Shape::kBlocksOfFew : Shape::kBlocks)
     Decode(const __grid_constant__ AdvanceCall call, const __grid_constant__ DecodePlan plan) {
   extern __shared__ __align__(128) char memory[];
   LetNextBegin();
   const Row row = LoadRow(call.rows + blockIdx.z);
-  if (row.tokens != 1) {
+  if (!call.Takes(row)) {
     AwaitKernelsBefore();  // so that this grid does not end before those before it
     return;
   }
-  DecodeBlock<Shape>(call, plan, row, reinterpret_cast<DecodeShared<Shape>*>(memory)).Run();
+  DecodeBlock<Shape, kFew>(call, plan, row, reinterpret_cast<DecodeShared<Shape>*>(memory)).Run();
 }
 
-template <class Shape>
+template <class Shape, bool kFew>
 void LaunchDecode(const AdvanceCall& call, const CudaStep& step) {
   const AdvanceArgs& args = call.args;
   const MemoryShape& shape = args.shape;
@@ -40,17 +40,17 @@ void LaunchDecode(const AdvanceCall& call, const CudaStep& step) {
   plan.heads_a_value = SmallDivider(shape.heads / shape.value_heads);
   plan.stored = step.counters + kCounters;
   const int bytes = DecodeShared<Shape>::Bytes(args.window.ring());
-  cudaFuncSetAttribute(Decode<Shape>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  cudaFuncSetAttribute(Decode<Shape>, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
   const dim3 blocks(CeilDiv(shape.value_dim, kTile * Shape::kWarps),
                     static_cast<unsigned>(shape.heads), static_cast<unsigned>(step.row_count));
-  Launch(Decode<Shape>, {blocks, Shape::kThreads, static_cast<size_t>(bytes)}, step.stream, call,
-         plan);
+  const auto kernel = Decode<Shape, kFew>;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
+  Launch(kernel, {blocks, Shape::kThreads, static_cast<size_t>(bytes)}, step.stream, call, plan);
 }
 
-template <class State>
+template <class State, bool kFew>
 void DecodeWith(const AdvanceCall& call, const CudaStep& step) {
-  VisitDecodeShape<State>(call.args, [&]<class Shape>() { LaunchDecode<Shape>(call, step); });
+  VisitDecodeShape<State>(call.args, [&]<class Shape>() { LaunchDecode<Shape, kFew>(call, step); });
 }
 
 }  // namespace evenflow

@@ -13,6 +13,7 @@
 namespace evenflow {
 
 inline constexpr int kMaxRing = 64;
+inline constexpr int kMaxDecodeTokens = 15;  // of a row: more are a prompt
 inline constexpr int kMaxDecodeRows = 65535;
 
 // Division by a number that the host knows: exact for 0 <= n < 2^58 / divisor.
@@ -64,6 +65,7 @@ struct DecodeShape {
   // for which registers suffice: of such states, more are needed to have as many bytes on the way.
   static constexpr int kWarps = sizeof(S) == 2 && kDim == 256 ? 8 : 4;
   static constexpr int kBlocks = kWarps == 8 ? 2 : sizeof(S) == 2 ? 5 : 4;
+  static constexpr int kBlocksOfFew = kWarps == 8 ? 2 : 4;  // with a few tokens a row
   static constexpr int kThreads = 32 * kWarps;
 
   // A token's vectors [key_dim]: its query, the keys that it writes, its own keys to erase.
@@ -141,9 +143,11 @@ void VisitDecodeShape(const AdvanceArgs& args, const Visit& visit) {
 // may still have to load it), and a block must fit into a multiprocessor's shared memory.
 bool DecodeSupports(const AdvanceArgs& args, int rows);
 
-// Rows of one token, of layers that it supports.
+// Rows that the call takes, of layers that it supports: of one token, or of a few.
 void DecodeF32(const AdvanceCall& call, const CudaStep& step);
 void DecodeBF16(const AdvanceCall& call, const CudaStep& step);
+void DecodeFewF32(const AdvanceCall& call, const CudaStep& step);
+void DecodeFewBF16(const AdvanceCall& call, const CudaStep& step);
 
 }  // namespace evenflow
 

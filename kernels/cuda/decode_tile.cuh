@@ -66,12 +66,12 @@ class DecodeTile {
   }
 
   // Adds what the state brings to S^T x before the token, its decay left out. Folds and stores on
-  // the way.
-  __device__ void ReadState(const Window& window, Sums& sums, HealthPart* health) const {
+  // the way, for tokens to come in shared memory, too.
+  __device__ void ReadState(const Window& window, bool more, Sums& sums, HealthPart* health) const {
     if (window.pending > 0) {
-      ReadRows<true>(window, sums, health);
+      ReadRows<true>(window, more, sums, health);
     } else {
-      ReadRows<false>(window, sums, health);
+      ReadRows<false>(window, more, sums, health);
     }
   }
 
@@ -132,7 +132,7 @@ class DecodeTile {
   }
 
   template <bool kFolds>
-  __device__ void ReadRows(const Window& window, Sums& sums, HealthPart* health) const {
+  __device__ void ReadRows(const Window& window, bool more, Sums& sums, HealthPart* health) const {
 #pragma unroll
     for (int chunk = 0; chunk < Shape::kRows; chunk += kChunk) {
       float s[kChunk][kQuad];
@@ -145,7 +145,15 @@ class DecodeTile {
         if (window.stores && owns()) {
 #pragma unroll
           for (int i = 0; i < kChunk; ++i) {
-            StoreRow(quad_lane_ + kQuadLanes * (chunk + i), s[i], health);
+            const int row = quad_lane_ + kQuadLanes * (chunk + i);
+            StoreRow(stored_, row, s[i]);
+            if (more) {
+              StoreRow(data_, row, s[i]);
+            }
+#pragma unroll
+            for (int c = 0; c < kQuad; ++c) {
+              health->Observe(s[i][c]);
+            }
           }
         }
       }
@@ -163,18 +171,14 @@ class DecodeTile {
     }
   }
 
-  __device__ void StoreRow(int row, const float (&s)[kQuad], HealthPart* health) const {
-    State* to = stored_ + (quad_ * kDim + row) * kQuad;
+  __device__ void StoreRow(State* tile, int row, const float (&s)[kQuad]) const {
+    State* to = tile + (quad_ * kDim + row) * kQuad;
     if constexpr (sizeof(State) == 4) {
       *reinterpret_cast<float4*>(to) = make_float4(s[0], s[1], s[2], s[3]);
     } else {  // rounded already
       *reinterpret_cast<uint2*>(to) =
           make_uint2(__float_as_uint(s[0]) >> 16 | __float_as_uint(s[1]),
                      __float_as_uint(s[2]) >> 16 | __float_as_uint(s[3]));
-    }
-#pragma unroll
-    for (int c = 0; c < kQuad; ++c) {
-      health->Observe(s[c]);
     }
   }
 

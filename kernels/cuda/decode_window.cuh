@@ -17,9 +17,12 @@ class DecodeWindow {
 
   __device__ DecodeWindow(const AdvanceCall& call, const DecodePlan& plan, const Row& row,
                           Shared* shared)
-      : shared_(shared), commit_(call.args.window.commit), ring_(call.args.window.ring()) {
+      : shared_(shared),
+        commit_(call.args.window.commit),
+        rollback_(call.args.window.rollback),
+        ring_(call.args.window.ring()) {
     const Window& window = call.args.window;
-    block = plan.commit.Divide(row.position) * window.commit;
+    const int64_t block = plan.commit.Divide(row.position) * window.commit;
     place = plan.ring.Remainder(row.position);
     tokens = static_cast<int>(row.position - block);
     // The token before this one has stored all blocks before, unless this block was too young.
@@ -32,13 +35,28 @@ class DecodeWindow {
     first += first < 0 ? ring_ : 0;
   }
 
-  int64_t block;   // where the token's block begins
-  int place;       // of the token, in the rings
-  int tokens;      // of its block, before it
-  int pending;     // tokens that are to be folded: those of the block before, or none
-  int first;       // the place of the first that is loaded, pending ones before those of the block
-  bool stores;     // what is folded
-  float constant;  // log decay of the token or the head, where channels share it
+  // As it is for the token after, once this one's entries are among the loaded ones.
+  __device__ void Next() {
+    pending = stores ? 0 : pending;
+    ++tokens;
+    decays = tokens == commit_;
+    if (decays) {
+      pending = commit_;
+      tokens = 0;
+    }
+    stores = pending > 0 && tokens + 1 >= rollback_;
+    place = place + 1 < ring_ ? place + 1 : 0;
+    first = place - pending - tokens;
+    first += first < 0 ? ring_ : 0;
+  }
+
+  int place;    // of the token, in the rings
+  int tokens;   // of its block, before it
+  int pending;  // tokens that are to be folded: those of the block before, or none
+  int first;    // the place of the first that is loaded, pending ones before those of the block
+  bool stores;  // what is folded
+  bool decays = true;  // pending keys, which no token before has
+  float constant;      // log decay of the token or the head, where channels share it
 
   __device__ int entries() const { return tokens * kEntries; }
 
@@ -166,7 +184,7 @@ class DecodeWindow {
   __device__ void DecayPending(int warp) const {
     if constexpr (Memory::kDecay != Decay::kNone) {
       const int last = Place(pending - 1);
-      for (int j = warp; j < pending_entries(); j += Shape::kWarps) {
+      for (int j = warp; j < (decays ? pending_entries() : 0); j += Shape::kWarps) {
         const int token = j / kEntries;
         float decay = 1;
         if constexpr (!T::kChannels) {
@@ -209,6 +227,7 @@ class DecodeWindow {
 
   Shared* const shared_;
   const int commit_;
+  const int rollback_;
   const int ring_;
 };
 

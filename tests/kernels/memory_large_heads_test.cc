@@ -33,6 +33,9 @@ void ExpectSameBits(const MemorySetup& setup) {
   }
   EXPECT_EQ(outputs, chunked);
   EXPECT_EQ(sessions.StoredState(1), sessions.StoredState(0));
+  sessions.Reset(1);
+  EXPECT_EQ(sessions.Run(1, inputs, 0, kTokens, 4), chunked) << "4 tokens a step";
+  EXPECT_EQ(sessions.StoredState(1), sessions.StoredState(0));
 }
 
 class MemoryLargeHeadsTest : public ::testing::TestWithParam<MemoryKind> {};
