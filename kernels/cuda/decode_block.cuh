@@ -71,10 +71,26 @@ class DecodeBlock {
     window->Weigh(warp_);
     window->DecayPending(warp_);
     AppendKeys(*window);
-    __syncthreads();
+    // A fold needs the decayed keys of others, what is read needs their weights: so late, that a
+    // warp need not wait to read its state.
+    const bool folds = window->pending > 0;
+    if (folds) {
+      __syncthreads();
+    }
     shared_->tile_here[warp_].Wait(0);
+    float sums[T::kReads][kQuad] = {};
+    HealthPart health;
     if (tile_.exists()) {
-      ReadTile(*window);
+      tile_.ReadState(*window, More(), sums, &health);
+    }
+    if (!folds) {
+      __syncthreads();
+    }
+    if (tile_.exists()) {
+      if (window->stores) {
+        CountStored(*window, health);
+      }
+      FinishTile(*window, sums);
     }
   }
 
@@ -154,16 +170,12 @@ class DecodeBlock {
     }
   }
 
-  __device__ void ReadTile(const DecodeWindow<Shape>& window) const {
-    float sums[T::kReads][kQuad] = {};
-    HealthPart health;
-    tile_.ReadState(window, More(), sums, &health);
-    if (window.stores) {
-      CountStored(window, health);
-    }
+  // Of what has been read of the state, with the entries: the token's values and what it reads.
+  __device__ void FinishTile(const DecodeWindow<Shape>& window,
+                             float (&sums)[T::kReads][kQuad]) const {
     tile_.ReadEntries(window, sums);
     const int own = window.entries();
-    const float beta = Strength(window);
+    const float beta = inputs_.Strength(window.Weight(T::kReads - 1, own));
     float u[T::kEntries];
     int read = 0;
 #pragma unroll
@@ -192,14 +204,6 @@ class DecodeBlock {
                    static_cast<uint32_t>(tile_.column())] = output;
       tile_.AppendValues(window, u);
     }
-  }
-
-  __device__ float Strength(const DecodeWindow<Shape>& window) const {
-    if constexpr (ScalesByKey<Memory>) {  // the token's own weight in what its key erases is |w|^2
-      static_assert(T::kEntries == 1 && T::kReads == 2 && T::kOwnKeys == 0);
-      return Memory::Strength(inputs_.beta, window.Weight(1, window.entries()));
-    }
-    return inputs_.beta;
   }
 
   // Once a tile is stored. After the last one of a row, its health and how much is stored are

@@ -34,6 +34,16 @@ struct DecodeInputs {
   float beta = 1;
   float log_decay = 0;  // where channels share it
 
+  // What the token's value counts. `own` is what its own entry weighs in the last of its reads,
+  // which is |w|^2 where the memory asks for that.
+  __device__ float Strength(float own) const {
+    if constexpr (ScalesByKey<Memory>) {
+      static_assert(T::kEntries == 1 && T::kReads == 2 && T::kOwnKeys == 0);
+      return Memory::Strength(beta, own);
+    }
+    return beta;
+  }
+
   // Of the step's token; vectors and log decays of channels go to shared memory.
   __device__ void Load(const AdvanceCall& call, const DecodePlan& plan, int token, int column,
                        DecodeShared<Shape>* shared) {

@@ -61,9 +61,11 @@ struct DecodeShape {
   static constexpr int kRows = kDim / kQuadLanes;  // of a state, for each lane
 
   // Measured on an H100, see kernels/cuda/README.md. Warps of a block: states of two bytes and 256
-  // keys are small beside the window's keys, which come once a block. Blocks of a multiprocessor
-  // for which registers suffice: of such states, more are needed to have as many bytes on the way.
-  static constexpr int kWarps = sizeof(S) == 2 && kDim == 256 ? 8 : 4;
+  // keys, and states beside two entries a token, are small beside the window's keys, which come
+  // once a block. Blocks of a multiprocessor for which registers suffice: of states of two bytes,
+  // more are needed to have as many bytes on the way.
+  static constexpr int kWarps =
+      (sizeof(S) == 2 && kDim == 256) || (T::kEntries == 2 && kDim > 64) ? 8 : 4;
   static constexpr int kBlocks = kWarps == 8 ? 2 : sizeof(S) == 2 ? 5 : 4;
   static constexpr int kBlocksOfFew = kWarps == 8 ? 2 : 4;  // with a few tokens a row
   static constexpr int kThreads = 32 * kWarps;
