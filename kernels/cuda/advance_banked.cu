@@ -71,12 +71,6 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 2)
   });
 }
 
-int Multiprocessors() {
-  int count = 0;
-  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, 0);
-  return count;
-}
-
 template <class Memory, class State>
 void Run(const AdvanceCall& call, const CudaStep& step) {
   LaunchSumLogs<Memory>(call, AllRows{step.row_count}, step);

@@ -38,6 +38,12 @@ void Launch(void (*kernel)(Parameters...), const LaunchShape& shape, cudaStream_
   cudaLaunchKernelEx(&config, kernel, Parameters(args)...);
 }
 
+inline int Multiprocessors() {
+  int count = 0;
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, 0);
+  return count;
+}
+
 inline unsigned CeilDiv(int64_t a, int64_t b) {
   return static_cast<unsigned>((a + b - 1) / b);
 }

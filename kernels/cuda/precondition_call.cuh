@@ -9,6 +9,8 @@
 
 namespace evenflow {
 
+inline constexpr int kPreconditionReads = 3;  // products with A that a token may need
+
 struct PreconditionCall {
   PreconditionArgs args;
   PreconditionLayout layout;
@@ -17,9 +19,21 @@ struct PreconditionCall {
   int entries;        // of the memory
   float leak;         // p
   float fold_growth;  // m of a whole block
-  float fold_root;    // its square root
+  int groups;         // of A's rows, whose sums are added up in the end; a power of two
   const Row* rows;
   StateHealth* health;  // device, [row]: zero
+
+  // Rows r of a whole block of tokens.
+  __host__ __device__ int BlockRows() const { return window.commit * rows_per_token; }
+
+  // Floats of a vector of key channels in shared memory: a multiple of a batch of A's rows.
+  __host__ __device__ int SharedDim() const { return (args.preconditioner.key_dim + 7) / 8 * 8; }
+
+  // Of a block.
+  size_t SharedBytes() const {
+    return sizeof(float) *
+           static_cast<size_t>((2 + kPreconditionReads * groups) * SharedDim() + 2 * BlockRows());
+  }
 };
 
 // Adds a warp's parts to the health of a row. The norm's last bits depend on the order of the

@@ -123,12 +123,6 @@ inline double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-inline int Multiprocessors() {
-  cudaDeviceProp device;
-  Check(cudaGetDeviceProperties(&device, 0));
-  return device.multiProcessorCount;
-}
-
 // Seconds to only read that many bytes that are not in a cache.
 inline double ReadSeconds(size_t bytes) {
   static const int multiprocessors = Multiprocessors();
