@@ -142,6 +142,9 @@ class DecodeTile {
       }
       if constexpr (kFolds) {
         Fold(window, quad_lane_ + kQuadLanes * chunk, s);
+        if (more) {
+          __syncwarp();  // lanes of quads that the tile lacks have read what is overwritten
+        }
         if (window.stores && owns()) {
 #pragma unroll
           for (int i = 0; i < kChunk; ++i) {
