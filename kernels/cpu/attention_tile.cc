@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-// Instruction sets whose vectors have no fixed size cannot live in the arrays below.
-#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention_tile.cc"
 #include <hwy/foreach_target.h>

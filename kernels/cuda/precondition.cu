@@ -1,11 +1,14 @@
 // VLA's stage before the memory: chooses the kernel for its heads.
+#include <algorithm>
+
 #include "kernels/cuda/precondition_head.cuh"
 
 namespace evenflow {
 namespace {
 
 constexpr int kMaxGroups = 8;
-constexpr int kWarpsOfMultiprocessor = 16;    // by their registers
+constexpr int kManyWarps = 4;                 // of a head, where there are many
+constexpr int kManyHeads = 8;                 // a multiprocessor
 constexpr size_t kMaxSharedBytes = 96 << 10;  // with fewer groups, if that helps
 
 template <int kDim>
@@ -56,12 +59,9 @@ void CudaPrecondition(const PreconditionArgs& args, const CudaStep& step) {
     call.groups /= 2;
   }
   const size_t bytes = call.SharedBytes();
-  // As many warps as multiprocessors hold, if each head has one: bits do not depend on it.
-  const int heads = of.heads * step.row_count;
-  int warps = call.groups;
-  while (warps > 1 && heads * warps > kWarpsOfMultiprocessor * Multiprocessors()) {
-    warps /= 2;
-  }
+  // Bits do not depend on the warps: kernels/cuda/README.md has the times.
+  const bool many = of.heads * step.row_count > kManyHeads * Multiprocessors();
+  const int warps = many ? std::min(call.groups, kManyWarps) : call.groups;
   const auto kernel = KernelFor(of.key_dim);
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                        static_cast<int>(bytes));

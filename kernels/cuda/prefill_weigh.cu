@@ -101,40 +101,40 @@ class Weigher {
     return weights_ + stage + slab * call_.layout.slab() + tile * call_.layout.tile();
   }
 
-  // Rows of `x`, times e^{L}, for 64 keys.
-  __device__ void StoreRows(const Slice& x, int from, int stage) {
+  // A stage: pair(slab, tile, g, t) gives numbers t and t + 1 of row g, within a tile.
+  template <class Pair>
+  __device__ void StoreStage(int stage, const Pair& pair) const {
     for (int i = warp_; i < kMmas * kMmas; i += kMmas) {
       const int slab = i / kMmas, tile = i % kMmas;
       float2 pairs[4];
 #pragma unroll
       for (int p = 0; p < 4; ++p) {
-        const int n = kMma * tile + g_ + p / 2 * 8;
-        const int k = kMma * slab + 2 * t_ + p % 2 * 8;
-        const bool reads = begin_ + n >= from;
-        const float low = Exp(logs_.SinceChunk(n, k));
-        const float high = T::kChannels ? Exp(logs_.SinceChunk(n, k + 1)) : low;
-        pairs[p] = make_float2(reads ? x.x[n][k] * low : 0, reads ? x.x[n][k + 1] * high : 0);
+        pairs[p] = pair(slab, tile, g_ + p / 2 * 8, 2 * t_ + p % 2 * 8);
       }
       StoreTile<kParts>(Tile(stage, slab, tile), pairs);
     }
   }
 
+  // Rows of `x`, times e^{L}, for 64 keys. Tokens before the row's have none.
+  __device__ void StoreRows(const Slice& x, int stage) const {
+    StoreStage(stage, [&](int slab, int tile, int g, int t) {
+      const int n = kMma * tile + g, k = kMma * slab + t;
+      const bool reads = begin_ + n >= 0;
+      const float low = Exp(logs_.SinceChunk(n, k));
+      const float high = T::kChannels ? Exp(logs_.SinceChunk(n, k + 1)) : low;
+      return make_float2(reads ? x.x[n][k] * low : 0, reads ? x.x[n][k + 1] * high : 0);
+    });
+  }
+
   // Keys as they are folded: w_j e^{L_last - L_j}, with the last token of j's segment; and D.
   __device__ void StoreFolds(int stage) {
     const auto last_of = [&](int n) { return n < store_ ? store_ - 1 : kChunk - 1; };
-    for (int i = warp_; i < kMmas * kMmas; i += kMmas) {
-      const int slab = i / kMmas, tile = i % kMmas;
-      float2 pairs[4];
-#pragma unroll
-      for (int p = 0; p < 4; ++p) {
-        const int k = kMma * slab + g_ + p / 2 * 8;
-        const int n = kMma * tile + 2 * t_ + p % 2 * 8;
-        const int last = last_of(n);
-        pairs[p] = make_float2(shared_.keys.x[n][k] * Exp(logs_.Between(last, n, k)),
-                               shared_.keys.x[n + 1][k] * Exp(logs_.Between(last, n + 1, k)));
-      }
-      StoreTile<kParts>(Tile(stage, slab, tile), pairs);
-    }
+    StoreStage(stage, [&](int slab, int tile, int g, int t) {
+      const int k = kMma * slab + g, n = kMma * tile + t;
+      const int last = last_of(n);
+      return make_float2(shared_.keys.x[n][k] * Exp(logs_.Between(last, n, k)),
+                         shared_.keys.x[n + 1][k] * Exp(logs_.Between(last, n + 1, k)));
+    });
     auto* decay = reinterpret_cast<float*>(weights_ + stage + call_.layout.stage());
     const int k = static_cast<int>(threadIdx.x) % kSlice;
     if (static_cast<int>(threadIdx.x) < kSlice) {
@@ -258,7 +258,7 @@ class Weigher {
     }
     for (int slice = 0; slice < layout.slices; ++slice) {
       LoadSlice(query, slice * kSlice);
-      StoreRows(shared_.queries, 0, stage + slice * layout.stage());
+      StoreRows(shared_.queries, stage + slice * layout.stage());
       AddProducts(shared_.queries, scores);
       if constexpr (T::kChannels) {
         AddDiagonal(T::kErases && first);
@@ -266,7 +266,7 @@ class Weigher {
       if (first) {
         StoreFolds(layout.folds() + slice * layout.fold_stage());
         if constexpr (T::kErases) {
-          StoreRows(shared_.keys, 0, slice * layout.stage());
+          StoreRows(shared_.keys, slice * layout.stage());
           AddProducts(shared_.keys, erases);
         }
       }

@@ -45,6 +45,12 @@ enum class MemoryKind : uint8_t {
 #undef EVENFLOW_MEMORY_KIND
 };
 
+inline constexpr MemoryKind kMemoryKinds[] = {
+#define EVENFLOW_LISTED_KIND(memory) MemoryKind::k##memory,
+    EVENFLOW_MEMORIES(EVENFLOW_LISTED_KIND)
+#undef EVENFLOW_LISTED_KIND
+};
+
 template <class Memory>
 inline constexpr MemoryKind kKindOf{};
 #define EVENFLOW_KIND_OF(memory) \

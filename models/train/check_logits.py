@@ -12,6 +12,7 @@ import tempfile
 import torch
 from safetensors.torch import load_file
 
+import checkpoint
 import memories
 import recall
 
@@ -40,7 +41,7 @@ def main():
             p.data = (p.data + 0.1 * torch.randn_like(p)).to(torch.bfloat16).float()
         tokens = torch.randint(config["vocab_size"], (1, TOKENS))
         with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-            memories.save(config, model.state_dict(), folder)
+            checkpoint.save(config, model.state_dict(), folder)
             out = os.path.join(folder, "logits.safetensors")
             subprocess.run([args.evenflow, "logits", "--model", folder, "--output", out, "--window",
                             str(WINDOW), "--tokens", ",".join(map(str, tokens[0].tolist()))],

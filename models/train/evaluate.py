@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
+import checkpoint
 import retnet
 
 SEGMENT = 1024
@@ -30,7 +31,7 @@ PERMISSIVE = {"Apache-2.0", "BSD-3-Clause", "BSD-2-Clause", "MIT", "MIT or Apach
 def open_model(folder):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
-    return retnet.load(folder).to(device), tokenizer, device
+    return checkpoint.load(folder, retnet.RetNet).to(device), tokenizer, device
 
 
 def read_documents(path):

@@ -13,6 +13,7 @@ import pathlib
 import numpy as np
 import torch
 
+import checkpoint
 import memories
 import recall_data
 import stream_data as data
@@ -30,7 +31,7 @@ def kinds(tokens):
 
 @torch.no_grad()
 def look(folder, task):
-    model = memories.load(folder)
+    model = checkpoint.load(folder, memories.Decoder)
     tokens = data.training_batch(task, 1 << 20, ROWS)[0].astype(np.int64)
     seen = {}
     for number, layer in enumerate(model.model.layers):

@@ -7,9 +7,7 @@ check_logits.py compares it with what the server computes.
 
 Shapes: x [B, T, D]; q, k, w, e [B, T, H, K]; v, o [B, T, H, V]; a number a head [B, T, H].
 """
-import json
 import math
-import os
 
 import torch
 import torch.nn as nn
@@ -349,23 +347,3 @@ class Decoder(nn.Module):
             h = layer(h)
         tied = self.c.get("tie_word_embeddings")
         return F.linear(self.model.norm(h), (self.model.embeddings if tied else self.lm_head).weight)
-
-
-def save(config, weights, folder):
-    """Writes weights as they are (bf16 or fp32) with their config."""
-    from safetensors.torch import save_file
-    os.makedirs(folder, exist_ok=True)
-    save_file({name: w.contiguous() for name, w in weights.items()},
-              os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
-    with open(os.path.join(folder, "config.json"), "w") as fh:
-        json.dump(config, fh, indent=1)
-        fh.write("\n")
-
-
-def load(folder):
-    from safetensors.torch import load_file
-    with open(os.path.join(folder, "config.json")) as fh:
-        model = Decoder(json.load(fh))
-    model.load_state_dict({n: w.float() for n, w in
-                           load_file(os.path.join(folder, "model.safetensors")).items()})
-    return model.eval()

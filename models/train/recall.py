@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import checkpoint
 import memories
 import recall_data
 import stream_data
@@ -192,11 +193,12 @@ def main():
         checkpoints = train(config, tasks, ZEROS.get(name), peak, made, args)
         torch.set_float32_matmul_precision("highest")
         for (task, seed), weights in zip(itertools.product(tasks, SEEDS), checkpoints):
-            folder = f"{name}-{seed}" if len(tasks) == 1 else f"{name}-{task}-{seed}"
-            memories.save(config, weights, os.path.join(args.out, folder))
-            model = memories.load(os.path.join(args.out, folder)).to(args.device)
-            results[folder] = accuracies(model, data, task, args.device)
-            print(" ", folder, json.dumps(results[folder]), flush=True)
+            run = f"{name}-{seed}" if len(tasks) == 1 else f"{name}-{task}-{seed}"
+            folder = os.path.join(args.out, run)
+            checkpoint.save(config, weights, folder)
+            model = checkpoint.load(folder, memories.Decoder).to(args.device)
+            results[run] = accuracies(model, data, task, args.device)
+            print(" ", run, json.dumps(results[run]), flush=True)
         recall_data.write_results(os.path.join(args.out, "trained.json"), results)
     print(f"{time.time() - begin:.0f} s in all", flush=True)
 

@@ -3,9 +3,7 @@
 One function serves training (a batch of windows), evaluation (a long text in segments) and sampling
 (one token a call): retention in chunks, with the recurrent state carried between calls.
 """
-import json
 import math
-import os
 
 import torch
 import torch.nn as nn
@@ -145,23 +143,3 @@ class RetNet(nn.Module):
             h, state = layer(h, cos, sin, None if states is None else states[i])
             after.append(state)
         return self.lm_head(self.model.norm(h)), after
-
-
-def save(weights, folder):
-    """Writes fp32 weights as a bf16 checkpoint."""
-    from safetensors.torch import save_file
-    os.makedirs(folder, exist_ok=True)
-    save_file({name: w.to(torch.bfloat16).contiguous() for name, w in weights.items()},
-              os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
-    with open(os.path.join(folder, "config.json"), "w") as fh:
-        json.dump(CONFIG, fh, indent=2, sort_keys=True)
-        fh.write("\n")
-
-
-def load(folder):
-    from safetensors.torch import load_file
-    with open(os.path.join(folder, "config.json")) as fh:
-        model = RetNet(json.load(fh))
-    model.load_state_dict({n: w.float() for n, w in
-                           load_file(os.path.join(folder, "model.safetensors")).items()})
-    return model.eval()

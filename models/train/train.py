@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import checkpoint
 import retnet
 
 
@@ -117,7 +118,7 @@ def main():
                 best = {n: p.detach().clone() for n, p in model.named_parameters()}
         if late:
             break
-    retnet.save({n: p.cpu() for n, p in best.items()}, args.out)
+    checkpoint.save(retnet.CONFIG, {n: p.to("cpu", torch.bfloat16) for n, p in best.items()}, args.out)
     print(f"best held-out {best_bits:.4f} bits/byte after {time.time() - begin:.0f} s, "
           f"peak memory {torch.cuda.max_memory_allocated() / 2**30 if cuda else 0:.1f} GiB")
 

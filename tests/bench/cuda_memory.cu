@@ -24,6 +24,7 @@
 #include "kernels/precondition.h"
 
 #include "tests/bench/cuda_timing.cuh"
+#include "tests/bench/memory_shape.h"
 
 namespace evenflow {
 namespace {
@@ -274,33 +275,6 @@ std::optional<Preconditioner> PreconditionerOf(MemoryKind memory, const MemorySh
   return std::nullopt;
 }
 
-MemoryShape ShapeOf(MemoryKind memory) {
-  const auto plain = [](int heads, int key_dim, int value_dim) -> MemoryShape {
-    return {heads, heads, heads, heads, key_dim, value_dim};
-  };
-  switch (memory) {
-    case MemoryKind::kRetention:
-      return plain(8, 256, 512);
-    case MemoryKind::kGatedLinearAttention:
-      return plain(4, 256, 512);
-    case MemoryKind::kStateSpaceDuality:
-      return plain(64, 128, 64);
-    case MemoryKind::kLogLinearAttention:
-    case MemoryKind::kLogLinearDeltaRule: {
-      MemoryShape shape = plain(32, 128, 128);
-      shape.banks = 18;  // levels: 131,072 tokens and more
-      return shape;
-    }
-    case MemoryKind::kVort: {
-      MemoryShape shape = plain(32, 128, 129);  // with the normaliser's column
-      shape.banks = 8;                          // nodes: a million tokens, to 1e-3
-      return shape;
-    }
-    default:
-      return plain(32, 128, 128);
-  }
-}
-
 void Run(const Options& options) {
   cudaDeviceProp device;
   Check(cudaGetDeviceProperties(&device, 0));
@@ -313,10 +287,7 @@ void Run(const Options& options) {
               device.name, device.multiProcessorCount, device.totalGlobalMem,
               kBytes / ReadSeconds(kBytes), CopyBandwidth(),
               options.lockstep ? "in lockstep" : "out of phase", options.hot ? ", hot" : "");
-#define EVENFLOW_KIND(memory) MemoryKind::k##memory,
-  constexpr MemoryKind kMemories[] = {EVENFLOW_MEMORIES(EVENFLOW_KIND)};
-#undef EVENFLOW_KIND
-  for (const MemoryKind memory : kMemories) {
+  for (const MemoryKind memory : kMemoryKinds) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       for (const int sessions : {1, 16, 64, 256, 1024}) {
         AdvanceArgs asked;

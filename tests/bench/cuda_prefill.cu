@@ -11,6 +11,7 @@
 #include "kernels/cuda/matmul.h"
 
 #include "tests/bench/cuda_timing.cuh"
+#include "tests/bench/memory_shape.h"
 
 namespace evenflow {
 namespace {
@@ -149,22 +150,6 @@ void Print(const Setup& setup, double seconds, bool json) {
   std::fflush(stdout);
 }
 
-MemoryShape ShapeOf(MemoryKind memory) {
-  const auto plain = [](int heads, int key_dim, int value_dim) -> MemoryShape {
-    return {heads, heads, heads, heads, key_dim, value_dim};
-  };
-  switch (memory) {
-    case MemoryKind::kRetention:
-      return plain(8, 256, 512);
-    case MemoryKind::kGatedLinearAttention:
-      return plain(4, 256, 512);
-    case MemoryKind::kStateSpaceDuality:
-      return plain(64, 128, 64);
-    default:
-      return plain(32, 128, 128);
-  }
-}
-
 void Run(const Options& options) {
   cudaDeviceProp device;
   Check(cudaGetDeviceProperties(&device, 0));
@@ -173,10 +158,7 @@ void Run(const Options& options) {
   std::printf(options.json ? "{\"device\": \"%s\", \"dense_bf16\": %.4g}\n"
                            : "%s, dense bf16 products %.4g operations/s\n",
               device.name, 2.0 * kSide * kSide * kSide / product);
-#define EVENFLOW_KIND(memory) MemoryKind::k##memory,
-  constexpr MemoryKind kMemories[] = {EVENFLOW_MEMORIES(EVENFLOW_KIND)};
-#undef EVENFLOW_KIND
-  for (const MemoryKind memory : kMemories) {
+  for (const MemoryKind memory : kMemoryKinds) {
     const bool served = VisitMemory(memory, []<class Memory>() { return InChunks<Memory>; });
     if (served && (options.memory.empty() || options.memory == Name(memory))) {
       for (const Mode mode : {Mode::kFast, Mode::kExact, Mode::kSingly}) {

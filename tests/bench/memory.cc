@@ -138,12 +138,8 @@ void Print(const MemorySetup& setup, int sessions, const Result& result, double 
   std::fflush(stdout);
 }
 
-#define EVENFLOW_KIND(memory) MemoryKind::k##memory,
-constexpr MemoryKind kMemories[] = {EVENFLOW_MEMORIES(EVENFLOW_KIND)};
-#undef EVENFLOW_KIND
-
 void List() {
-  for (const MemoryKind memory : kMemories) {
+  for (const MemoryKind memory : kMemoryKinds) {
     const MemorySetup setup = Fitted({memory, PlainShape(1, 128, 256), Window(), DType::kF32});
     std::printf("%-24s %8zu\n", Name(memory), SlotBytes(setup));
   }
@@ -151,7 +147,7 @@ void List() {
 
 void Run(const Options& options) {
   ReadBandwidth read_bandwidth(options.threads);
-  for (const MemoryKind memory : kMemories) {
+  for (const MemoryKind memory : kMemoryKinds) {
     if (options.memory != nullptr && std::strcmp(options.memory, Name(memory)) != 0) {
       continue;
     }

@@ -69,11 +69,7 @@ TEST_P(MemoryBadInputTest, IsSeenInTheHealthForGood) {
   }
 }
 
-#define EVENFLOW_KIND(memory) MemoryKind::k##memory,
-constexpr MemoryKind kMemories[] = {EVENFLOW_MEMORIES(EVENFLOW_KIND)};
-#undef EVENFLOW_KIND
-
-INSTANTIATE_TEST_SUITE_P(, MemoryBadInputTest, ::testing::ValuesIn(kMemories),
+INSTANTIATE_TEST_SUITE_P(, MemoryBadInputTest, ::testing::ValuesIn(kMemoryKinds),
                          [](const auto& tested) { return Name(tested.param); });
 
 }  // namespace

@@ -65,11 +65,7 @@ TEST_P(MemoryLargeHeadsTest, SingleTokensChangeNoBit) {
   }
 }
 
-#define EVENFLOW_KIND(memory) MemoryKind::k##memory,
-constexpr MemoryKind kMemories[] = {EVENFLOW_MEMORIES(EVENFLOW_KIND)};
-#undef EVENFLOW_KIND
-
-INSTANTIATE_TEST_SUITE_P(, MemoryLargeHeadsTest, ::testing::ValuesIn(kMemories),
+INSTANTIATE_TEST_SUITE_P(, MemoryLargeHeadsTest, ::testing::ValuesIn(kMemoryKinds),
                          [](const auto& tested) { return Name(tested.param); });
 
 }  // namespace

@@ -169,11 +169,7 @@ TEST_P(MemoryPromptTest, HealthIsThatOfTheStoredState) {
   });
 }
 
-#define EVENFLOW_KIND(memory) MemoryKind::k##memory,
-constexpr MemoryKind kMemories[] = {EVENFLOW_MEMORIES(EVENFLOW_KIND)};
-#undef EVENFLOW_KIND
-
-INSTANTIATE_TEST_SUITE_P(, MemoryPromptTest, ::testing::ValuesIn(kMemories),
+INSTANTIATE_TEST_SUITE_P(, MemoryPromptTest, ::testing::ValuesIn(kMemoryKinds),
                          [](const auto& tested) { return Name(tested.param); });
 
 }  // namespace

@@ -24,9 +24,7 @@ std::string Grouped(size_t number) {
 TEST(MemoryTableTest, NamesEveryMemoryAndItsBytes) {
   std::ifstream file(EVENFLOW_SOURCE_DIR "/README.md");
   const std::string readme{std::istreambuf_iterator<char>(file), {}};
-#define EVENFLOW_KIND(memory) MemoryKind::k##memory,
-  for (const MemoryKind memory : {EVENFLOW_MEMORIES(EVENFLOW_KIND)}) {
-#undef EVENFLOW_KIND
+  for (const MemoryKind memory : kMemoryKinds) {
     const MemorySetup setup = Fitted({memory, PlainShape(1, 128, 256), Window(), DType::kF32});
     const std::string row =
         "\n| `" + std::string(Name(memory)) + "` | " + Grouped(SlotBytes(setup)) + " | ";
