@@ -76,8 +76,11 @@ void AddEngineFlags(CLI::App* command, ServeOptions* options) {
   command->add_option("--max-rows", engine.max_rows, "Sessions in one step")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
-  command->add_option("--step-tokens", engine.step_tokens, "Tokens in one step, prompts included")
-      ->check(CLI::Range(1, 1 << 16))
+  engine.step_tokens = 0;
+  command
+      ->add_option("--step-tokens", engine.step_tokens,
+                   "Tokens in one step, prompts included; 0: 256 on the CPU, 512 on CUDA")
+      ->check(CLI::Range(0, 1 << 16))
       ->capture_default_str();
   command
       ->add_option("--max-prompt-tokens", engine.max_prompt_tokens, "Longest prompt of one request")

@@ -29,6 +29,10 @@ namespace {
 
 // Threads that tokenize long texts.
 constexpr int kTokenizingThreads = 1;
+// Of a step unless the flag says otherwise: what prompts gain against what streams beside them
+// lose.
+constexpr int kCpuStepTokens = 256;
+constexpr int kCudaStepTokens = 512;
 constexpr int kMaxMetadataBytes = 16 << 10;
 // What is left to say after a drain: last messages, health watchers.
 constexpr std::chrono::seconds kGoodbye{1};
@@ -109,7 +113,10 @@ absl::Status Server::Parts::Load(std::function<void(double)> progress) {
     return made.status();
   }
   backend = *std::move(made);
-  const EngineOptions& engine_options = options.engine;
+  EngineOptions engine_options = options.engine;
+  if (engine_options.step_tokens == 0) {
+    engine_options.step_tokens = options.device.device == "cuda" ? kCudaStepTokens : kCpuStepTokens;
+  }
   ModelOptions model_options;
   model_options.window = options.window;
   model_options.state_dtype = options.state_dtype;
