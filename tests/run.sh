@@ -18,6 +18,7 @@ else
   export CUDACXX=$nvcc
   configure cuda
   cmake --build --preset cuda --parallel "$(nproc)"
+  ctest --preset all -R '^client_with_server_test$'  # it serves on a CPU, too
 fi
 
 configure cpu

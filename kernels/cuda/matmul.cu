@@ -100,9 +100,12 @@ bool FindAlgorithm(cublasLtHandle_t handle, const MatMulArgs& args, const void* 
 std::unique_ptr<CudaMatMul> CudaMatMul::Create(bool batch_invariant, std::string* error) {
   std::unique_ptr<CudaMatMul> matmul(new CudaMatMul);
   matmul->batch_invariant_ = batch_invariant;
+  if (!LoadCublasLt(error)) {
+    return nullptr;
+  }
   const cublasStatus_t status = cublasLtCreate(&matmul->handle_);
   if (status != CUBLAS_STATUS_SUCCESS) {
-    *error = std::string("cuBLASLt does not start: ") + cublasLtGetStatusString(status);
+    *error = "cuBLASLt does not start: status " + std::to_string(status);
     return nullptr;
   }
   if (cudaMalloc(&matmul->workspace_, kWorkspaceBytes) != cudaSuccess ||

@@ -10,8 +10,7 @@
 #include <memory>
 #include <string>
 
-#include <cublasLt.h>
-
+#include "kernels/cuda/cublas_lt.h"
 #include "kernels/cuda/step.h"
 
 namespace evenflow {
@@ -30,7 +29,7 @@ inline int RowsOf(const MatMulArgs& args, const CudaStep& step) {
 
 class CudaMatMul {
  public:
-  // nullptr, and why in *error, when cuBLASLt does not start.
+  // nullptr, and why in *error, when cuBLASLt is not there or does not start.
   static std::unique_ptr<CudaMatMul> Create(bool batch_invariant, std::string* error);
   ~CudaMatMul();
 
