@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Measures and samples a checkpoint folder (config.json, model.safetensors, tokenizer.json).
 
-    evaluate.py bits --model DIR --text FILE      # .jsonl from corpus.py, or plain text
+    evaluate.py bits --model DIR --text FILE [--nats OUT]    # .jsonl from corpus.py, or plain text
     evaluate.py sample --model DIR --prompt TEXT [--tokens N] [--temperature T] [--top-p P] [--seed S]
     evaluate.py excerpt --corpus DIR --out FILE   # at most 64 KiB of permissively licensed held-out text
 
 `bits` prints bits per byte of the model beside those of gzip -9 and xz -9 on the same bytes. The text
 is one stream with the state carried from beginning to end; <|endoftext|> stands before each document
-(before the whole of a plain file), and its own cost counts except for the first.
+(before the whole of a plain file), and its own cost counts except for the first. OUT: a JSON list of
+each token's cost.
 """
 import argparse
 import gzip
@@ -48,11 +49,15 @@ def bits(args):
     ids = [i for e in tokenizer.encode_batch(documents) for i in e.ids]
     raw = "".join(documents).encode()
     stream = torch.tensor(ids, device=device)[None]
-    states, nats = None, 0.0
+    states, each = None, []
     for at in range(0, stream.shape[1] - 1, SEGMENT):
         inputs, targets = stream[:, at:at + SEGMENT], stream[0, at + 1:at + SEGMENT + 1]
         logits, states = model(inputs, states, at)
-        nats += float(F.cross_entropy(logits[0, :len(targets)], targets, reduction="sum"))
+        each += F.cross_entropy(logits[0, :len(targets)], targets, reduction="none").tolist()
+    nats = sum(each)
+    if args.nats:
+        with open(args.nats, "w") as fh:
+            json.dump(each, fh)
     print(json.dumps({
         "text": os.path.basename(args.text), "documents": len(documents), "bytes": len(raw),
         "tokens": len(ids), "model": round(nats / math.log(2) / len(raw), 4),
@@ -108,6 +113,7 @@ def main():
     p = commands.add_parser("bits")
     p.add_argument("--model", required=True)
     p.add_argument("--text", required=True)
+    p.add_argument("--nats", metavar="OUT")
     p.set_defaults(run=bits)
     p = commands.add_parser("sample")
     p.add_argument("--model", required=True)

@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 """Measures checkpoints through the server (needs grpc and numpy, no PyTorch, no GPU).
 
-    measure.py recall norms numerics --program build/cpu/evenflow --checkpoints DIR
-    measure.py bits --program build/cpu/evenflow      # of models/demo
+    measure.py recall norms numerics endurance --program build/cpu/evenflow --checkpoints DIR
+    measure.py bits --program build/cpu/evenflow [--nats OUT]      # of models/demo
 
-DIR is what models/train/recall.py wrote (norms: for its experiment `recall`); recall.json, norms.json
+DIR is what models/train/recall.py wrote (norms, endurance: for its experiment `recall`); recall.json, norms.json
 and so on go there. `recall` asks what that script asked and fails where an accuracy differs by more than
 one standard error.
 """
@@ -24,7 +24,8 @@ import stream_data
 
 POSITIONS = (100, 300, 1000, 3000, 10000)
 COMMITS = 2      # whose norms a number is the mean of
-WINDOW = 16      # tokens between two commits
+WINDOW = 16      # tokens between two commits, unless told
+LATE = 128       # questions after 10,000 tokens
 
 
 def data_of(kind):
@@ -86,41 +87,72 @@ def numerics(args, evenflow, folders):
     return result, 0
 
 
+def norms_of(server):
+    """{layer and plane: norms at POSITIONS} of one session's states while it reads random pairs."""
+    stream = np.random.default_rng(3).integers(recall_data.PAIRS, size=POSITIONS[-1])
+    result, position = {}, 0
+    with server.client.stream() as session:
+        for until in POSITIONS:
+            begin = until - COMMITS * WINDOW
+            session.read(stream[position:begin].tolist())
+            before = [server.series(f"evenflow_state_norm_{part}") for part in ("sum", "count")]
+            session.read(stream[begin:until].tolist())
+            after = [server.series(f"evenflow_state_norm_{part}") for part in ("sum", "count")]
+            position = until
+            for labels in after[0]:
+                total, count = (a[labels] - b.get(labels, 0) for a, b in zip(after, before))
+                key = "{layer} {plane}".format(**dict(re.findall(r'(\w+)="([^"]*)"', labels)))
+                result.setdefault(key, []).append(round(total / count, 4) if count else None)
+    return result
+
+
 def norms(args, evenflow, folders):
     """Norms of each layer's state while one session reads 10,000 random pairs."""
-    rng = np.random.default_rng(3)
-    stream = rng.integers(recall_data.PAIRS, size=POSITIONS[-1])
     result = {}
     for folder in folders:
-        with served.Server(args.program, evenflow, folder) as server, server.client.stream() as session:
-            position = 0
-            for until in POSITIONS:
-                begin = until - COMMITS * WINDOW
-                session.read(stream[position:begin].tolist())
-                before = [server.series(f"evenflow_state_norm_{part}") for part in ("sum", "count")]
-                session.read(stream[begin:until].tolist())
-                after = [server.series(f"evenflow_state_norm_{part}") for part in ("sum", "count")]
-                position = until
-                for labels in after[0]:
-                    total, count = (a[labels] - b.get(labels, 0) for a, b in zip(after, before))
-                    key = "{layer} {plane}".format(**dict(re.findall(r'(\w+)="([^"]*)"', labels)))
-                    result.setdefault(folder.name, {}).setdefault(key, []).append(
-                        round(total / count, 4) if count else None)
+        with served.Server(args.program, evenflow, folder) as server:
+            result[folder.name] = norms_of(server)
         print(folder.name, result[folder.name], flush=True)
     return result, 0
 
 
-MEASURES = {"recall": recall, "norms": norms, "numerics": numerics}
+def endurance(args, evenflow, folders):
+    """[shares right after POSITIONS, then of the last: share unlike fp32's, norms of layers 0 and 1].
+
+    The questions are of load 1 and stand after so many pairs of the same 16 keys.
+    """
+    asked = [recall_data.sequences(np.random.default_rng(7), np.full(LATE, recall_data.KEY_DIM),
+                                   np.full(LATE, tokens), tokens + 1) for tokens in POSITIONS]
+    settings = {"fp32, window 16": []} | {
+        f"bf16, window {window}": ["--state-dtype", "bf16", "--window", str(window)]
+        for window in (16, 1)}
+    result = {}
+    for folder in folders:
+        for setting, options in settings.items():
+            with served.Server(args.program, evenflow, folder, *options) as server:
+                of = norms_of(server)
+                said = np.array([server.answers(prompts) for prompts, _ in asked])
+            plain = plain if options else said[-1]
+            right = (said == [answers[:, -1] for _, answers in asked]).mean(1)
+            result.setdefault(folder.name, {})[setting] = [
+                *right.round(4).tolist(), round(float(np.mean(said[-1] != plain)), 4),
+                *(of[layer][-1] for layer in ("0 state", "1 state"))]
+        print(folder.name, result[folder.name], flush=True)
+    return result, 0
+
+
+MEASURES = {"recall": recall, "norms": norms, "numerics": numerics, "endurance": endurance}
 
 
 def bits(args, evenflow):
     """Bits per byte of the demo model's held-out text, each token read by itself and named beforehand.
 
-    Only the text's next token is allowed, so the server draws it and tells its probability.
+    Only the text's next token is allowed, so the server draws it and tells its probability. --nats OUT: a
+    JSON list of each token's cost.
     """
     demo = served.SOURCE / "models" / "demo"
     text = (demo / "heldout.txt").read_bytes().decode()
-    nats = 0.0
+    nats = []
     with served.Server(args.program, evenflow, demo) as server, server.client.stream() as session:
         tokens = server.client.tokenize(text, add_special_tokens=True)[:args.tokens]
         session.read(tokens[:1])
@@ -129,9 +161,11 @@ def bits(args, evenflow):
                                            ignore_eos=True))
             said, = (piece for piece in pieces if piece.token_ids)
             assert said.token_ids == [token]
-            nats -= said.logprobs[0].logprob
+            nats.append(-said.logprobs[0].logprob)
         size = len(server.client.detokenize(tokens[1:]).encode())
-    print(f"{len(tokens)} tokens, {size} bytes, {nats / math.log(2) / size:.5f} bits per byte")
+    if args.nats:
+        args.nats.write_text(json.dumps(nats))
+    print(f"{len(tokens)} tokens, {size} bytes, {sum(nats) / math.log(2) / size:.5f} bits per byte")
 
 
 def main():
@@ -139,6 +173,7 @@ def main():
     parser.add_argument("what", nargs="+", choices=[*MEASURES, "bits"])
     parser.add_argument("--program", required=True)
     parser.add_argument("--checkpoints", type=pathlib.Path)
+    parser.add_argument("--nats", type=pathlib.Path, metavar="OUT")
     parser.add_argument("--tokens", type=int, help="of the held-out text [all]")
     args = parser.parse_args()
     failed = 0

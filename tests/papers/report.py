@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Tables (printed) and plots (PNG beside this file) of what measure.py and positions.py wrote.
 
-    report.py [--recall DIR] [--lags DIR] [--lengths DIR] [--positions DIR]   # numpy and matplotlib
+    report.py [--recall DIR] [--lags DIR] [--lengths DIR] [--bits DIR] [--positions DIR]
+
+Needs numpy and matplotlib. DIR of bits holds trained.json and served.json, of positions WHO-WHERE.json.
 """
 import argparse
 import json
@@ -35,6 +37,11 @@ def by_memory(results):
             for name in NAMES if name in grouped}
 
 
+def seeds(inside, memory, task):
+    """What inside.py saw in each seed's model."""
+    return [rows for run, rows in inside.items() if run.rsplit("-", 1)[0] == f"{memory}-{task}"]
+
+
 def table(head, rows):
     print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
     for row in rows:
@@ -47,14 +54,14 @@ def spread(shares):
     return f"{100 * shares.mean():.1f} ± {100 * shares.std(ddof=1):.1f}"
 
 
-def extent(values):
+def extent(values, digits=1):
     """Median, least and greatest."""
-    middle, least, most = (f"{x:,.{0 if x >= 100 else 1}f}"
+    middle, least, most = (f"{x:,.{0 if x >= 100 else digits}f}"
                            for x in (np.median(values), values.min(), values.max()))
     return f"{middle} ({least} to {most})"
 
 
-def curves(folder, name, label, at, scale="linear"):
+def curves(folder, name, tasks, label, at, scale="linear"):
     """Served accuracies over `at`: a table and a panel for each task; against the training code's."""
     served, trained = (json.loads((folder / f"{of}.json").read_text()) for of in ("recall", "trained"))
     apart = [abs(p - q) for model, rows in served.items() for task, row in rows.items()
@@ -62,10 +69,9 @@ def curves(folder, name, label, at, scale="linear"):
     print(f"Of {len(apart)} accuracies {sum(x < 5e-5 for x in apart)} are those of the training code; "
           f"the greatest difference is {100 * max(apart):.2f} %.\n")
     memories = by_memory(served)
-    tasks = list(next(iter(memories.values())))
     labels = [f"{x[0]} to {x[1]}" if isinstance(x, tuple) else str(x) for x in at]
     places = [x[1] if isinstance(x, tuple) else x for x in at]
-    figure, axes = plt.subplots(1, len(tasks), figsize=(9, 3.6), sharey=True)
+    figure, axes = plt.subplots(1, len(tasks), figsize=(1.8 + 3.6 * len(tasks), 3.6), sharey=True)
     for axis, task in zip(axes, tasks):
         table([f"{task}: {label}", *labels],
               [[NAMES[memory], *(spread(rows[task][:, i]) for i in range(len(at)))]
@@ -89,31 +95,33 @@ def finish(figure, name):
 
 
 def recall(folder):
-    curves(folder, "recall", "pairs / d_h", recall_data.LOADS)
+    curves(folder, "recall", recall_data.WRITES, "pairs / d_h", recall_data.LOADS)
     norms(folder)
     numerics(folder)
+    endurance(folder)
 
 
 def lags(folder):
-    curves(folder, "lags", "tokens since the pair", stream_data.LAGS, "log")
+    curves(folder, "lags", stream_data.LAGGED, "tokens since the pair", stream_data.LAGS, "log")
     numerics(folder)
     inside = json.loads((folder / "inside.json").read_text())
-    figure, axes = plt.subplots(2, 2, figsize=(9, 5), sharex=True)
+    figure, axes = plt.subplots(2, len(stream_data.LAGGED), figsize=(12, 5), sharex=True)
     edges = np.linspace(0.05, 1, 20)
     for axis, (layer, task) in zip(axes.flat, ((x, y) for x in "01" for y in stream_data.LAGGED)):
-        for kind in ("pair", "query"):
-            counts = sum(np.array(inside[f"vort-{task}-{seed}"][f"{layer} {kind}"]) for seed in (1, 2, 3))
-            axis.stairs(counts / counts.sum(), edges, label=kind)
+        runs = seeds(inside, "vort", task)
+        for key in (key for key in runs[0] if key[0] == layer):
+            counts = sum(np.array(run[key]) for run in runs)
+            axis.stairs(counts / counts.sum(), edges, label=key[2:])
+        axis.legend(fontsize=8)
         axis.set(title=f"{task}, layer {layer}", yscale="log", ylim=(1e-4, 1))
         axis.grid(alpha=0.3)
     axes[1][0].set_xlabel("alpha")
     axes[0][0].set_ylabel("share of the tokens")
-    axes[0][0].legend(fontsize=8)
     finish(figure, "alphas")
 
 
 def lengths(folder):
-    curves(folder, "lengths", "times the length of training", stream_data.FACTORS, "log")
+    curves(folder, "lengths", stream_data.LONG, "times the length of training", stream_data.FACTORS, "log")
     inside = json.loads((folder / "inside.json").read_text())
     figure, axes = plt.subplots(2, 2, figsize=(9, 5), sharex=True, sharey=True)
     panels = [(memory, task) for memory in ("log_linear", "log_linear_fixed") for task in stream_data.LONG]
@@ -121,10 +129,10 @@ def lengths(folder):
         asking = "query" if task == "associative" else "next"
         for layer in "01":
             # [seeds, levels, percentiles]
-            of = np.array([inside[f"{memory}-{task}-{seed}"][f"{layer} {asking}"] for seed in (1, 2, 3)])
-            for seed in range(3):
+            of = np.array([run[f"{layer} {asking}"] for run in seeds(inside, memory, task)])
+            for seed in range(len(of)):
                 middle = of[seed, :, 2]
-                axis.errorbar(np.arange(len(middle)) + 0.1 * seed + 0.35 * int(layer) - 0.25, middle,
+                axis.errorbar(np.arange(len(middle)) + 0.07 * seed + 0.45 * int(layer) - 0.4, middle,
                               [middle - of[seed, :, 0], of[seed, :, 4] - middle], fmt="o", markersize=2,
                               linewidth=1, color=f"C{layer}",
                               label=f"layer {layer}" if seed == 0 else None)
@@ -137,8 +145,26 @@ def lengths(folder):
     finish(figure, "lambdas")
 
 
+def bits(folder):
+    trained, served = (np.array(json.loads((folder / f"{of}.json").read_text())) / np.log(2)
+                       for of in ("trained", "served"))
+    print(f"bits a token apart: {abs(trained - served).max():.1e} at most, "
+          f"{abs(trained - served).mean():.1e} on average\n")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
+    at = np.arange(1, len(trained) + 1)
+    for of, name, style in ((trained, "training code", "-"), (served, "served", "--")):
+        axes[0].plot(at, of.cumsum() / at, style, label=name)
+    axes[0].set(ylabel="bits a token, mean up to here", ylim=(0, None))
+    axes[0].legend(fontsize=8)
+    axes[1].plot(at, served - trained, ".", markersize=2)
+    axes[1].set(ylabel="bits a token, served less training code")
+    for axis in axes:
+        axis.set_xlabel("token")
+        axis.grid(alpha=0.3)
+    finish(figure, "bits")
+
+
 def positions(folder):
-    """Of files WHO-WHERE.json."""
     figure, axis = plt.subplots(figsize=(6, 3.8))
     runs = {tuple(path.stem.split("-", 1)): json.loads(path.read_text()) for path in folder.glob("*.json")}
     wheres = sorted({where for _, where in runs})
@@ -186,9 +212,45 @@ def numerics(folder):
                        for rows in memories.values())] for setting in next(iter(memories.values()))])
 
 
+def endurance(folder):
+    """With what states in bf16 do to short prompts."""
+    short, late = (by_memory(json.loads((folder / f"{name}.json").read_text()))
+                   for name in ("numerics", "endurance"))
+    settings, positions = list(next(iter(late.values()))), measure.POSITIONS
+    table(["right after so many tokens, %", *(f"{p:,}" for p in positions)],
+          [[NAMES[name], *(spread(rows[settings[0]][:, i]) for i in range(len(positions)))]
+           for name, rows in late.items()])
+    last, unlike, *norms = range(len(positions) - 1, len(positions) + 3)
+    table(["after 10,000 tokens", *(NAMES[name] for name in late)],
+          [[f"{setting}: right, % (answers unlike fp32, %)",
+            *("{:.1f} ({:.1f})".format(*100 * rows[setting][:, [last, unlike]].mean(0))
+              for rows in late.values())] for setting in settings] +
+          [[f"{setting}: norm of layer {layer} / that in fp32",
+            *(extent(rows[setting][:, norm] / rows[settings[0]][:, norm], 2) for rows in late.values())]
+           for setting in settings[1:] for layer, norm in enumerate(norms)])
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
+    places = np.arange(len(late))
+    for i, setting in enumerate(settings[1:]):
+        for j, (of, column, what) in enumerate(((short, 1, "97"), (late, unlike, "10,000"))):
+            axes[0].bar(places + 0.2 * (2 * i + j) - 0.3,
+                        [100 * rows[setting][:, column].mean() for rows in of.values()], 0.2,
+                        label=f"{setting}, {what} tokens", color=f"C{i}", alpha=1 - 0.5 * j)
+    axes[0].set_xticks(places, [NAMES[name].replace(" ", "\n", 1) for name in late], fontsize=7)
+    axes[0].set_ylabel("answers unlike those in fp32, %")
+    for i, (name, rows) in enumerate(late.items()):
+        for setting, style in ((settings[0], "-"), (settings[-1], ":")):
+            axes[1].semilogx(positions, 100 * rows[setting][:, :len(positions)].mean(0), style,
+                             color=f"C{i}", label=NAMES[name] if style == "-" else None)
+    axes[1].set(xlabel="tokens read", ylabel=f"right, % (dotted: {settings[-1]})", ylim=(0, 100))
+    for axis in axes:
+        axis.legend(fontsize=7)
+        axis.grid(alpha=0.3)
+    finish(figure, "numerics")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    reports = {report.__name__: report for report in (recall, lags, lengths, positions)}
+    reports = {report.__name__: report for report in (recall, lags, lengths, bits, positions)}
     for name in reports:
         parser.add_argument("--" + name, metavar="DIR", type=pathlib.Path)
     for name, folder in vars(parser.parse_args()).items():
