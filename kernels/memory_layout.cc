@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/backend.h"
+#include "kernels/operations.h"
 #include "kernels/precondition.h"
 
 namespace evenflow {

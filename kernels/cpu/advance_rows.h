@@ -9,36 +9,37 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/cpu/head_memory.h"
 #include "kernels/cpu/worker_pool.h"
+#include "kernels/operations.h"
+#include "kernels/step.h"
 
 namespace evenflow {
 
-inline constexpr int kUnit = 64;  // columns; tasks are split at its multiples
+inline constexpr int kUnitColumns = 64;  // tasks are split at multiples of it
 
 inline int Units(int columns) {
-  return (columns + kUnit - 1) / kUnit;
+  return (columns + kUnitColumns - 1) / kUnitColumns;
 }
 
-// Health of kUnit columns of a head. Summed in one order, whoever computed them.
+// Health of kUnitColumns columns of a head. Summed in one order, whoever computed them.
 struct UnitHealth {
   double square = 0;
   float max_abs = 0;
   int32_t non_finite = 0;
 };
 
-// From StatePass::health [3, columns] of columns that begin at `begin`, a multiple of kUnit, to the
-// units of the head.
+// From StatePass::health [3, columns] of columns that begin at `begin`, a multiple of kUnitColumns,
+// to the units of the head.
 inline void SumColumns(const float* values, int begin, int columns, UnitHealth* health) {
-  for (int c = 0; c < columns; c += kUnit) {
+  for (int c = 0; c < columns; c += kUnitColumns) {
     UnitHealth unit;
-    for (int i = c; i < std::min(columns, c + kUnit); ++i) {
+    for (int i = c; i < std::min(columns, c + kUnitColumns); ++i) {
       unit.square += static_cast<double>(values[i]);
       unit.max_abs = std::max(unit.max_abs, values[columns + i]);
       unit.non_finite += static_cast<int32_t>(values[2 * columns + i]);
     }
-    health[(begin + c) / kUnit] = unit;
+    health[(begin + c) / kUnitColumns] = unit;
   }
 }
 
@@ -84,8 +85,9 @@ void AdvanceRows(const AdvanceArgs& args, const std::vector<RowState>& rows, Wor
     const int row_head = task / plan.parts;
     const int part = task % plan.parts;
     Head head(args, layout, rows[static_cast<size_t>(row_head / heads)], row_head % heads);
-    const int begin = plan.units * part / plan.parts * kUnit;
-    const int end = std::min(plan.units * (part + 1) / plan.parts * kUnit, args.shape.value_dim);
+    const int begin = plan.units * part / plan.parts * kUnitColumns;
+    const int end =
+        std::min(plan.units * (part + 1) / plan.parts * kUnitColumns, args.shape.value_dim);
     head.Run(begin, end, health->data() + ptrdiff_t{row_head} * plan.units);
     if (plan.parts == 1) {
       head.AppendKeys();

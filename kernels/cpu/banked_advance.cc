@@ -59,7 +59,7 @@ class BankedHead {
     PrepareReads();
     // Columns of a copy, or of a prompt's products, stay in the cache.
     const bool reads_stored = row_.tokens == 1 && state_.stored == window_.Base(row_.position);
-    const int width = reads_stored ? end - begin : kUnit;
+    const int width = reads_stored ? end - begin : kUnitColumns;
     for (int column = begin; column < end; column += width) {
       RunColumns(column, std::min(end - column, width), health);
     }

@@ -7,8 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/backend.h"
 #include "kernels/cpu/worker_pool.h"
+#include "kernels/operations.h"
 
 namespace evenflow {
 

@@ -2,7 +2,7 @@
 #ifndef EVENFLOW_KERNELS_CPU_FEATURE_MAP_H_
 #define EVENFLOW_KERNELS_CPU_FEATURE_MAP_H_
 
-#include "kernels/backend.h"
+#include "kernels/operations.h"
 
 namespace evenflow {
 

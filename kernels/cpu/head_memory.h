@@ -10,8 +10,9 @@
 #include <cstring>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/cpu/state_pass.h"
+#include "kernels/operations.h"
+#include "kernels/step.h"
 
 namespace evenflow {
 

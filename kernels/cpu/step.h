@@ -5,9 +5,12 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/cpu/worker_pool.h"
+#include "kernels/operations.h"
 #include "kernels/precondition.h"
+#include "kernels/rwkv7_operations.h"
+#include "kernels/step.h"
+#include "kernels/window_attention.h"
 
 namespace evenflow {
 

@@ -3,9 +3,10 @@
 #ifndef EVENFLOW_KERNELS_CUDA_PRECONDITION_CALL_CUH_
 #define EVENFLOW_KERNELS_CUDA_PRECONDITION_CALL_CUH_
 
-#include "kernels/backend.h"
 #include "kernels/cuda/quad.cuh"
+#include "kernels/operations.h"
 #include "kernels/precondition.h"
+#include "kernels/step.h"
 
 namespace evenflow {
 

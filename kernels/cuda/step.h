@@ -15,7 +15,11 @@
 
 #include <cuda_runtime.h>
 
-#include "kernels/backend.h"
+#include "kernels/operations.h"
+#include "kernels/precondition.h"
+#include "kernels/rwkv7_operations.h"
+#include "kernels/step.h"
+#include "kernels/window_attention.h"
 
 namespace evenflow {
 
