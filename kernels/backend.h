@@ -19,6 +19,7 @@
 namespace evenflow {
 
 using Ticket = uint64_t;
+using SlotCopy = uint64_t;
 
 class Backend {
  public:
@@ -82,6 +83,20 @@ class Backend {
   virtual void CopySlot(const Slots& slots, int to, int from) = 0;
   // Overwrites a slot with the initial state (all zeros).
   virtual void ClearSlot(const Slots& slots, int slot) = 0;
+
+  // Host memory for copies of slots, page-locked where that makes them fast, not initialised;
+  // nullptr when there is none. Any thread: it may take longer than many steps.
+  virtual void* AllocateHost(size_t bytes) = 0;
+  virtual void FreeHost(void* data) = 0;  // waits for the copies under way
+  // Copies a slot to host memory, or back, after the steps launched before, beside those launched
+  // from then on: until CopyDone, none of them may name the slot.
+  virtual SlotCopy SaveSlot(const Slots& slots, int slot, void* to) = 0;
+  virtual SlotCopy LoadSlot(const Slots& slots, int slot, const void* from) = 0;
+  // Does not wait. With an error(), every copy is done.
+  virtual bool CopyDone(SlotCopy copy) = 0;
+  // Overwrites host memory with zeros, some time before later SaveSlots write there. REQUIRES: no
+  // copy reads it.
+  virtual void WipeHost(void* data, size_t bytes) = 0;
 };
 
 struct BackendOptions {

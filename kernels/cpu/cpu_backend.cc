@@ -1,6 +1,7 @@
 #include "kernels/cpu/cpu_backend.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include <hwy/detect_targets.h>
@@ -118,6 +119,28 @@ void CpuBackend::CopySlot(const Slots& slots, int to, int from) {
 
 void CpuBackend::ClearSlot(const Slots& slots, int slot) {
   std::memset(SlotData(slots, slot), 0, slots.slot_bytes);
+}
+
+void* CpuBackend::AllocateHost(size_t bytes) {
+  return std::malloc(bytes);
+}
+
+void CpuBackend::FreeHost(void* data) {
+  std::free(data);
+}
+
+SlotCopy CpuBackend::SaveSlot(const Slots& slots, int slot, void* to) {
+  std::memcpy(to, SlotData(slots, slot), slots.slot_bytes);
+  return 0;
+}
+
+SlotCopy CpuBackend::LoadSlot(const Slots& slots, int slot, const void* from) {
+  std::memcpy(SlotData(slots, slot), from, slots.slot_bytes);
+  return 0;
+}
+
+void CpuBackend::WipeHost(void* data, size_t bytes) {
+  std::memset(data, 0, bytes);
 }
 
 std::unique_ptr<Backend> CreateCpuBackend(const BackendOptions& options) {

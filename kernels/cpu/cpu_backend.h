@@ -74,6 +74,14 @@ class CpuBackend final : public Backend {
 
   void CopySlot(const Slots& slots, int to, int from) override;
   void ClearSlot(const Slots& slots, int slot) override;
+  void* AllocateHost(size_t bytes) override;
+  void FreeHost(void* data) override;
+  SlotCopy SaveSlot(const Slots& slots, int slot, void* to) override;
+  SlotCopy LoadSlot(const Slots& slots, int slot, const void* from) override;
+
+  bool CopyDone(SlotCopy /*copy*/) override { return true; }
+
+  void WipeHost(void* data, size_t bytes) override;
 
  private:
   void MakeRoomForHealth(int memory_layer);

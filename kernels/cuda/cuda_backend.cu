@@ -45,6 +45,7 @@ std::unique_ptr<CudaBackend> CudaBackend::Create(const BackendOptions& options,
   for (Launched& step : backend->steps_) {
     backend->Check(cudaEventCreateWithFlags(&step.done, cudaEventDisableTiming), "an event");
   }
+  backend->Check(backend->copies_.Create(backend->stream_), "streams for copies");
   if (backend->error_.empty()) {
     const std::string name = std::string(properties.name) + ", compute capability " +
                              std::to_string(properties.major) + "." +
@@ -127,6 +128,7 @@ void* CudaBackend::Allocate(size_t bytes) {
 
 void CudaBackend::Free(void* data) {
   Check(cudaStreamSynchronize(stream_), "waiting before memory is freed");
+  Check(copies_.Wait(), "waiting before memory is freed");
   ForgetGraphs();
   matmul_->Forget(data);
   cudaFree(data);
@@ -314,6 +316,45 @@ void CudaBackend::CopySlot(const Slots& slots, int to, int from) {
 
 void CudaBackend::ClearSlot(const Slots& slots, int slot) {
   Check(cudaMemsetAsync(SlotData(slots, slot), 0, slots.slot_bytes, stream_), "clearing a state");
+}
+
+void* CudaBackend::AllocateHost(size_t bytes) {
+  void* data = nullptr;
+  if (cudaMallocHost(&data, bytes) != cudaSuccess) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  return data;
+}
+
+void CudaBackend::FreeHost(void* data) {
+  Check(copies_.Wait(), "waiting before host memory is freed");
+  cudaFreeHost(data);
+}
+
+SlotCopy CudaBackend::SaveSlot(const Slots& slots, int slot, void* to) {
+  SlotCopy copy = 0;
+  Check(copies_.Save(SlotData(slots, slot), to, slots.slot_bytes, &copy), "saving a state");
+  return copy;
+}
+
+SlotCopy CudaBackend::LoadSlot(const Slots& slots, int slot, const void* from) {
+  SlotCopy copy = 0;
+  Check(copies_.Load(SlotData(slots, slot), from, slots.slot_bytes, &copy), "loading a state");
+  return copy;
+}
+
+bool CudaBackend::CopyDone(SlotCopy copy) {
+  const cudaError_t status = copies_.Ask(copy);
+  if (status == cudaErrorNotReady) {
+    return !error_.empty();
+  }
+  Check(status, "moving a state");
+  return true;
+}
+
+void CudaBackend::WipeHost(void* data, size_t bytes) {
+  Check(copies_.Wipe(data, bytes), "wiping host memory");
 }
 
 void CudaBackend::ForgetGraphs() {

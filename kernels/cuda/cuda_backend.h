@@ -19,6 +19,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/slot_copies.h"
 #include "kernels/cuda/step.h"
 #include "kernels/cuda/step_buffers.h"
 
@@ -89,6 +90,12 @@ class CudaBackend final : public Backend {
 
   void CopySlot(const Slots& slots, int to, int from) override;
   void ClearSlot(const Slots& slots, int slot) override;
+  void* AllocateHost(size_t bytes) override;
+  void FreeHost(void* data) override;
+  SlotCopy SaveSlot(const Slots& slots, int slot, void* to) override;
+  SlotCopy LoadSlot(const Slots& slots, int slot, const void* from) override;
+  bool CopyDone(SlotCopy copy) override;
+  void WipeHost(void* data, size_t bytes) override;
 
  private:
   // Rows of the bucket; whose they are, which the embedding table and its output tell; whether
@@ -138,6 +145,7 @@ class CudaBackend final : public Backend {
   cudaStream_t stream_ = nullptr;
   CudaScratch scratch_;
   CudaRotary rotary_;
+  CudaSlotCopies copies_;
   std::unique_ptr<CudaMatMul> matmul_;
   StepBuffers buffers_;
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/step_buffers.h"
 
 namespace evenflow {
@@ -16,6 +17,25 @@ size_t Take(int count, size_t* end) {
   return begin;
 }
 
+constexpr int kCopyThreads = 256;
+
+__global__ void CopyBlock(uint4* to, const uint4* from, int64_t count) {
+  AwaitInputs();
+  const int64_t stride = int64_t{gridDim.x} * kCopyThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kCopyThreads + threadIdx.x; i < count; i += stride) {
+    to[i] = from[i];
+  }
+}
+
+// Between pinned host memory and the device's, up to the next multiple of 16 bytes. By a kernel:
+// the copy engines may have a session's state under way, for which a step would wait.
+void Copy(std::byte* to, const std::byte* from, size_t bytes, cudaStream_t stream) {
+  const auto count = static_cast<int64_t>((bytes + sizeof(uint4) - 1) / sizeof(uint4));
+  const unsigned blocks = std::clamp(CeilDiv(count, kCopyThreads), 1u, 64u);
+  Launch(CopyBlock, {.blocks = dim3(blocks), .threads = kCopyThreads}, stream,
+         reinterpret_cast<uint4*>(to), reinterpret_cast<const uint4*>(from), count);
+}
+
 }  // namespace
 
 CudaBlock::~CudaBlock() {
@@ -28,6 +48,7 @@ CudaBlock::~CudaBlock() {
 
 cudaError_t CudaBlock::Reserve(size_t needed, cudaStream_t stream, bool* moved) {
   const size_t had = blocks_.empty() ? 0 : blocks_.back().bytes;
+  needed = (needed + kAlignment - 1) / kAlignment * kAlignment;
   if (needed <= had) {
     return cudaSuccess;
   }
@@ -154,9 +175,9 @@ cudaError_t StepBuffers::Upload(const StepInput& input, int padded, CudaStep* st
   sampling_.edits = Device<LogitEdit>(layout_.edits);
   sampling_.sampled = reinterpret_cast<CudaSampled*>(output_.device());
   sampling_.top = reinterpret_cast<TokenLogprob*>(top_.device());
-  return cudaMemcpyAsync(input_.device(), input_.host(turn_),
-                         layout_.edits + edits_.size() * sizeof(LogitEdit), cudaMemcpyHostToDevice,
-                         step->stream);
+  Copy(input_.device(), input_.host(turn_), layout_.edits + edits_.size() * sizeof(LogitEdit),
+       step->stream);
+  return cudaGetLastError();
 }
 
 cudaError_t StepBuffers::Download(const CudaStep& step, int memory_layers,
@@ -164,19 +185,17 @@ cudaError_t StepBuffers::Download(const CudaStep& step, int memory_layers,
   const size_t health = sizeof(StateHealth) * static_cast<size_t>(memory_layers) *
                         static_cast<size_t>(step.health_stride);
   std::byte* const host = output_.host(turn_);
-  cudaError_t status = cudaMemcpyAsync(host, output_.device(), layout_.health + health,
-                                       cudaMemcpyDeviceToHost, step.stream);
-  if (status == cudaSuccess && wants_top_) {
-    status = cudaMemcpyAsync(
-        top_.host(turn_), top_.device(),
-        sizeof(TokenLogprob) * kMaxTopLogprobs * static_cast<size_t>(step.logit_count),
-        cudaMemcpyDeviceToHost, step.stream);
+  Copy(host, output_.device(), layout_.health + health, step.stream);
+  if (wants_top_) {
+    Copy(top_.host(turn_), top_.device(),
+         sizeof(TokenLogprob) * kMaxTopLogprobs * static_cast<size_t>(step.logit_count),
+         step.stream);
   }
   remains->sampled = reinterpret_cast<const CudaSampled*>(host);
   remains->top = reinterpret_cast<const TokenLogprob*>(top_.host(turn_));
   remains->health = reinterpret_cast<const StateHealth*>(host + layout_.health);
   remains->health_stride = step.health_stride;
-  return status;
+  return cudaGetLastError();
 }
 
 void StepRemains::Read(const std::vector<SamplingRow>& rows, StepOutput* output) const {

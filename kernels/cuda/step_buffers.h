@@ -1,7 +1,7 @@
 // Where a step's inputs and outputs lie: blocks in pinned host memory and in the device's with the
-// same layout, so that each way is one copy. Addresses on the device stay while no step is larger
-// than those before it. The host's are two, for steps in turn: while one step is under way, the
-// next one's inputs are written. Owned by the CUDA backend; engine thread.
+// same layout, so that each way is one copy, by a kernel. Addresses on the device stay while no
+// step is larger than those before it. The host's are two, for steps in turn: while one step is
+// under way, the next one's inputs are written. Owned by the CUDA backend; engine thread.
 #ifndef EVENFLOW_KERNELS_CUDA_STEP_BUFFERS_H_
 #define EVENFLOW_KERNELS_CUDA_STEP_BUFFERS_H_
 
@@ -9,9 +9,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/cuda/sample.h"
 #include "kernels/cuda/step.h"
+#include "kernels/step.h"
 
 namespace evenflow {
 

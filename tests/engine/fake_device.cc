@@ -194,6 +194,7 @@ void FakeDevice::Forward(const Slots& slots) {
   for (const Row& row : step_.rows) {
     auto& state = *reinterpret_cast<FakeState*>(slots.base +
                                                 static_cast<size_t>(row.slot) * slots.slot_bytes);
+    CheckFree(row.slot, "in a step");
     if (named[static_cast<size_t>(row.slot)]) {
       Complain(absl::StrCat("slot ", row.slot, " has two rows"));
     }
@@ -256,13 +257,102 @@ const StepOutput& FakeDevice::Collect(Ticket ticket) {
   return collected_;
 }
 
+void FakeDevice::CheckFree(int slot, const char* what) {
+  for (const auto& [id, copy] : copies_) {
+    if (copy.slot == slot) {
+      Complain(absl::StrCat("slot ", slot, " is ", what, " while it is copied"));
+    }
+  }
+}
+
 void FakeDevice::CopySlot(const Slots& slots, int to, int from) {
+  CheckFree(to, "written");
+  CheckFree(from, "read");
   std::memcpy(slots.base + static_cast<size_t>(to) * slots.slot_bytes,
               slots.base + static_cast<size_t>(from) * slots.slot_bytes, slots.slot_bytes);
 }
 
 void FakeDevice::ClearSlot(const Slots& slots, int slot) {
+  CheckFree(slot, "cleared");
   std::memset(slots.base + static_cast<size_t>(slot) * slots.slot_bytes, 0, slots.slot_bytes);
+}
+
+void* FakeDevice::AllocateHost(size_t bytes) {
+  MutexLock lock(mutex_);
+  size_t used = bytes;
+  for (const auto& [block, size] : host_) {
+    used += size;
+  }
+  if (used > host_bytes.load()) {
+    return nullptr;
+  }
+  void* const block = std::calloc(1, bytes);
+  host_[block] = bytes;
+  return block;
+}
+
+void FakeDevice::FreeHost(void* data) {
+  copies_.clear();
+  MutexLock lock(mutex_);
+  host_.erase(data);
+  std::free(data);
+}
+
+size_t FakeDevice::host_blocks() const {
+  MutexLock lock(mutex_);
+  return host_.size();
+}
+
+int FakeDevice::DirtyHostBytes() const {
+  MutexLock lock(mutex_);
+  int64_t dirty = 0;
+  for (const auto& [block, bytes] : host_) {
+    const auto* const begin = static_cast<const std::byte*>(block);
+    dirty += std::count_if(begin, begin + bytes, [](std::byte b) { return b != std::byte{0}; });
+  }
+  return static_cast<int>(dirty);
+}
+
+SlotCopy FakeDevice::Begin(const Copy& copy) {
+  CheckFree(copy.slot, "copied");
+  copies_.emplace(++last_copy_, copy);
+  return last_copy_;
+}
+
+SlotCopy FakeDevice::SaveSlot(const Slots& slots, int slot, void* to) {
+  return Begin({static_cast<std::byte*>(to),
+                slots.base + static_cast<size_t>(slot) * slots.slot_bytes, slots.slot_bytes, slot});
+}
+
+SlotCopy FakeDevice::LoadSlot(const Slots& slots, int slot, const void* from) {
+  return Begin({slots.base + static_cast<size_t>(slot) * slots.slot_bytes,
+                static_cast<const std::byte*>(from), slots.slot_bytes, slot});
+}
+
+bool FakeDevice::CopyDone(SlotCopy copy) {
+  const auto found = copies_.find(copy);
+  if (found == copies_.end()) {
+    Complain("a copy is asked for that is not under way");
+    return true;
+  }
+  const int polls = copy_polls.load();
+  if (failure.empty() && (polls < 0 || found->second.polls++ < polls)) {
+    return false;
+  }
+  std::memcpy(found->second.to, found->second.from, found->second.bytes);
+  copies_.erase(found);
+  return true;
+}
+
+void FakeDevice::WipeHost(void* data, size_t bytes) {
+  auto* const begin = static_cast<std::byte*>(data);
+  for (const auto& [id, copy] : copies_) {
+    if ((begin <= copy.from && copy.from < begin + bytes) ||
+        (begin <= copy.to && copy.to < begin + bytes)) {
+      Complain("host memory is wiped while it is copied");
+    }
+  }
+  std::memset(data, 0, bytes);
 }
 
 }  // namespace evenflow

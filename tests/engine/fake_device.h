@@ -79,6 +79,10 @@ class FakeDevice : public Backend {
   bool out_of_memory = false;
   size_t free_bytes = 0;
   std::string failure;  // set in on_launch: the device is lost from then on
+  // A copy of a slot is done, and its bytes are moved, when it was asked for so often; -1: when
+  // ReleaseCopies is called.
+  std::atomic<int> copy_polls{0};
+  std::atomic<size_t> host_bytes{SIZE_MAX};  // host memory that there is
 
   // The state of a session whose last step fed the token before `position`; the engine must be at
   // rest.
@@ -90,6 +94,14 @@ class FakeDevice : public Backend {
 
   // Steps that were launched while the one before was under way.
   int64_t steps_ahead() const { return steps_ahead_.load(); }
+
+  // Bytes other than zero in host memory; the engine must be at rest.
+  int DirtyHostBytes() const;
+
+  void ReleaseCopies() { copy_polls = 0; }
+
+  // Blocks of host memory that there are.
+  size_t host_blocks() const;
 
   // What went wrong in the way the engine used the device; "" if nothing did.
   std::string complaint() const;
@@ -145,12 +157,30 @@ class FakeDevice : public Backend {
   const StepOutput& Collect(Ticket ticket) override;
   void CopySlot(const Slots& slots, int to, int from) override;
   void ClearSlot(const Slots& slots, int slot) override;
+  void* AllocateHost(size_t bytes) override;
+  void FreeHost(void* data) override;
+  SlotCopy SaveSlot(const Slots& slots, int slot, void* to) override;
+  SlotCopy LoadSlot(const Slots& slots, int slot, const void* from) override;
+  bool CopyDone(SlotCopy copy) override;
+  void WipeHost(void* data, size_t bytes) override;
 
   // The whole forward pass.
   void Forward(const Slots& slots);
 
  private:
+  // A copy of a slot that is under way.
+  struct Copy {
+    std::byte* to;
+    const std::byte* from;
+    size_t bytes;
+    int slot;
+    int polls = 0;
+  };
+
   void Complain(const std::string& what);
+  SlotCopy Begin(const Copy& copy);
+  // Complains if a copy under way has that slot.
+  void CheckFree(int slot, const char* what);
 
   const Window window_;
   const int pipeline_depth_;
@@ -165,7 +195,10 @@ class FakeDevice : public Backend {
   std::byte* slots_ = nullptr;
   size_t slots_bytes_ = 0;
   std::atomic<int64_t> steps_{0}, steps_ahead_{0};
+  std::map<SlotCopy, Copy> copies_;
+  SlotCopy last_copy_ = 0;
   mutable Mutex mutex_;
+  std::map<void*, size_t> host_ ABSL_GUARDED_BY(mutex_);  // bytes of each block
   std::string complaint_ ABSL_GUARDED_BY(mutex_);
 };
 

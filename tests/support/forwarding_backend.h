@@ -92,6 +92,22 @@ class ForwardingBackend : public Backend {
 
   void ClearSlot(const Slots& slots, int slot) override { backend_->ClearSlot(slots, slot); }
 
+  void* AllocateHost(size_t bytes) override { return backend_->AllocateHost(bytes); }
+
+  void FreeHost(void* data) override { backend_->FreeHost(data); }
+
+  SlotCopy SaveSlot(const Slots& slots, int slot, void* to) override {
+    return backend_->SaveSlot(slots, slot, to);
+  }
+
+  SlotCopy LoadSlot(const Slots& slots, int slot, const void* from) override {
+    return backend_->LoadSlot(slots, slot, from);
+  }
+
+  bool CopyDone(SlotCopy copy) override { return backend_->CopyDone(copy); }
+
+  void WipeHost(void* data, size_t bytes) override { backend_->WipeHost(data, bytes); }
+
  private:
   const std::unique_ptr<Backend> backend_;
 };
