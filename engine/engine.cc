@@ -22,6 +22,7 @@ absl::Status CheckOptions(const EngineOptions& options, const Window& window) {
   const std::pair<absl::Status, int> checks[] = {
       {AtLeast("max_sessions", options.max_sessions, 0), 0},
       {AtLeast("max_checkpoints", options.max_checkpoints, 0), 0},
+      {AtLeast("host_memory_bytes", options.host_memory_bytes.value_or(0), 0), 0},
       {AtLeast("max_queue", options.max_queue, 0), 0},
       // A stream beside one block of input.
       {AtLeast("step_tokens", options.step_tokens, BlockTokens(window) + 1), 0},
@@ -55,7 +56,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
   EngineOptions resolved = options;
   resolved.max_sessions = size.sessions;
   resolved.max_checkpoints = size.checkpoints;
-  auto impl = std::make_shared<Impl>(resolved, std::move(model), backend, *std::move(pool));
+  const int host_slots = HostSlotCount(backend, model->slot_bytes(), options.host_memory_bytes);
+  auto impl =
+      std::make_shared<Impl>(resolved, std::move(model), backend, *std::move(pool), host_slots);
   impl->Start(std::move(observer));
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }

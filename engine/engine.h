@@ -29,6 +29,9 @@ struct EngineOptions {
   // with none left it waits before its prompt. 0: see FitPool.
   int max_sessions = 0;
   int max_checkpoints = 0;
+  // Host memory that states of idle sessions move to when others want their slots. Unset: see
+  // HostSlotCount.
+  std::optional<int64_t> host_memory_bytes;
   int max_queue = 256;    // requests that may wait for a slot; more are refused
   int step_tokens = 256;  // token budget of a step; decoding rows come first, prompts fill it up
   int max_rows = 256;     // sessions in one step
@@ -61,7 +64,8 @@ struct SessionInfo {
   bool busy = false;
   bool quarantined = false;
   absl::Time created, expires;
-  int64_t state_bytes = 0;
+  int64_t state_bytes = 0;  // 0: there is no state yet
+  bool on_host = false;     // the state is in host memory
 };
 
 // Numbers for /metrics. Counters only grow.
@@ -69,7 +73,11 @@ struct EngineGauges {
   int running = 0;  // requests that hold a slot and are not finished
   int waiting = 0;  // requests that wait for a slot
   int slots_total = 0;
-  int slots_used = 0;  // by running requests and by idle sessions
+  int slots_used = 0;  // by running requests, by idle sessions, and by states on their way
+  int host_slots_total = 0;
+  int host_slots_used = 0;
+  int64_t moved_out = 0;  // states, from slots of the device to host memory
+  int64_t moved_in = 0;   // and back
   int sessions = 0;
   int quarantined = 0;
 };
@@ -85,6 +93,8 @@ struct EngineObserver {
   };
 
   std::function<void(const Step&)> on_step;
+  // There is less host memory for states than was asked for: slots for so many.
+  std::function<void(int host_slots)> on_host_memory_refused;
   // `plane`: index in Model::state_planes.
   std::function<void(int plane, const StateHealth&)> on_state_health;
 };

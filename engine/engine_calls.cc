@@ -49,13 +49,16 @@ absl::Status CheckChoice(const EngineRequest& request, int vocab_size) {
 }  // namespace
 
 Engine::Impl::Impl(const EngineOptions& engine_options, std::unique_ptr<Forwarder> forwarder,
-                   Backend& device, std::unique_ptr<StatePool> states)
+                   Backend& device, std::unique_ptr<StatePool> states, int host_slots)
     : options(engine_options),
       forwarder_(std::move(forwarder)),
       backend_(device),
-      sessions_(static_cast<size_t>(options.max_sessions) + static_cast<size_t>(options.max_queue)),
-      unclaimed_slots_(options.max_sessions),
-      pool_(std::move(states)) {}
+      pool_(std::move(states)),
+      tiers_(std::make_unique<StateTiers>(device, *pool_, host_slots)),
+      sessions_(static_cast<size_t>(places_) + static_cast<size_t>(options.max_queue)),
+      unclaimed_places_(places_) {
+  gauges_.host_slots_total = tiers_->host_slots();
+}
 
 void Engine::Impl::Start(EngineObserver observer) {
   observer_ = std::move(observer);
@@ -72,6 +75,7 @@ void Engine::Impl::Stop() {
   doorbell_->Ring();
   thread_.join();
   // Leases may keep this object for longer than the backend lives.
+  tiers_.reset();
   pool_.reset();
   forwarder_.reset();
 }
@@ -86,7 +90,9 @@ SessionInfo Engine::Impl::Describe(const Session& session) const {
   const SteadyTime now = std::chrono::steady_clock::now();
   info.expires =
       absl::Now() + absl::FromChrono(session.leased ? session.idle_timeout : session.expires - now);
-  info.state_bytes = session.has_slot.load() ? static_cast<int64_t>(state_bytes_) : 0;
+  const StatePlace place = session.place.load();
+  info.state_bytes = place == StatePlace::kNowhere ? 0 : static_cast<int64_t>(state_bytes_);
+  info.on_host = place == StatePlace::kHost;
   return info;
 }
 
@@ -145,9 +151,9 @@ std::vector<SessionInfo> Engine::Impl::ListSessions(const std::string& after, in
 
 void Engine::Impl::End(const std::shared_ptr<Session>& session) {
   session->ended = true;
-  if (session->claims_slot) {
-    session->claims_slot = false;
-    ++unclaimed_slots_;
+  if (session->claims_place) {
+    session->claims_place = false;
+    ++unclaimed_places_;
   }
   ended_sessions_.push_back(session);
   doorbell_->Ring();
@@ -264,15 +270,17 @@ absl::StatusOr<std::shared_ptr<Outbox>> Engine::Impl::Submit(
     if (auto status = CheckTurn(*session, request); !status.ok()) {
       return status;
     }
-    if (!session->claims_slot && unclaimed_slots_ <= -options.max_queue) {
+    // Where there is host memory, requests may wait that have a place, but no slot yet.
+    if ((!session->claims_place && unclaimed_places_ <= -options.max_queue) ||
+        unfinished_ - options.max_sessions >= options.max_queue) {
       return absl::ResourceExhaustedError(
           absl::StrCat("all ", options.max_sessions, " state slots are taken and ",
                        options.max_queue, " requests wait already, as many as may"));
     }
     inbox_.push_back(std::make_unique<ActiveRequest>(std::move(request), session, outbox));
-    if (!session->claims_slot) {
-      session->claims_slot = true;
-      --unclaimed_slots_;
+    if (!session->claims_place) {
+      session->claims_place = true;
+      --unclaimed_places_;
     }
     session->requested = true;
     ++unfinished_;
@@ -295,11 +303,9 @@ void Engine::Impl::Drain(SteadyTime deadline) {
 
 EngineGauges Engine::Impl::Gauges() const {
   MutexLock lock(mutex_);
-  EngineGauges gauges;
-  gauges.running = running_;
-  gauges.waiting = unfinished_ - running_;
+  EngineGauges gauges = gauges_;
+  gauges.waiting = unfinished_ - gauges.running;
   gauges.slots_total = options.max_sessions;
-  gauges.slots_used = slots_used_;
   gauges.sessions = static_cast<int>(sessions_.size());
   gauges.quarantined = sessions_.quarantined();
   return gauges;

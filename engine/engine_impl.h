@@ -19,6 +19,7 @@
 #include "engine/scheduler.h"
 #include "engine/session.h"
 #include "engine/state_pool.h"
+#include "engine/state_tiers.h"
 
 #include "absl/base/thread_annotations.h"
 
@@ -27,7 +28,7 @@ namespace evenflow {
 class Engine::Impl {
  public:
   Impl(const EngineOptions& engine_options, std::unique_ptr<Forwarder> forwarder, Backend& device,
-       std::unique_ptr<StatePool> states);
+       std::unique_ptr<StatePool> states, int host_slots);
   void Start(EngineObserver observer);
   // Ends every request with UNAVAILABLE, joins the thread and frees the states and the model.
   void Stop();
@@ -93,7 +94,8 @@ class Engine::Impl {
   bool Complete();
 
   void TakeCalls(SteadyTime now);
-  // False if there is no checkpoint for it.
+  void TakePlaces();
+  // False if its state or a checkpoint has no slot yet.
   bool AddRow(ActiveRequest& request, int tokens, Batch* batch);
   bool DeliverHealth(const Batch& batch, size_t row);
   void DeliverToken(ActiveRequest& request, const SampledToken& sampled, SteadyTime step_end);
@@ -110,6 +112,7 @@ class Engine::Impl {
   bool CanGoOn(const ActiveRequest& request) const;
   void Forget(const ActiveRequest& request);
   bool CloseSessions();
+  void UpdateGauges() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FailRunning(const std::string& why);
   SteadyTime NextTimer() const;
 
@@ -117,6 +120,9 @@ class Engine::Impl {
   const Window window_ = forwarder_->window();
   const size_t state_bytes_ = forwarder_->slot_bytes();
   Backend& backend_;
+  std::unique_ptr<StatePool> pool_;  // the engine thread's own, as tiers_ and places_
+  std::unique_ptr<StateTiers> tiers_;
+  int places_ = tiers_->places();  // as of the last step
   const std::shared_ptr<Doorbell> doorbell_ = std::make_shared<Doorbell>();
   std::thread thread_;
 
@@ -125,11 +131,12 @@ class Engine::Impl {
   SessionTable sessions_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<ActiveRequest>> inbox_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<Session>> ended_sessions_ ABSL_GUARDED_BY(mutex_);
-  // Slots that no session has a claim on; negative: so many requests wait for one.
-  int unclaimed_slots_ ABSL_GUARDED_BY(mutex_);
+  // Places for states, on the device and in host memory, that no session has a claim on; negative:
+  // so many requests wait for one.
+  int unclaimed_places_ ABSL_GUARDED_BY(mutex_);
   int unfinished_ ABSL_GUARDED_BY(mutex_) = 0;  // accepted requests without a FinishEvent
-  int running_ ABSL_GUARDED_BY(mutex_) = 0;     // of these, the ones that hold a slot
-  int slots_used_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Of the engine thread's numbers, those of the last step.
+  EngineGauges gauges_ ABSL_GUARDED_BY(mutex_);
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   SteadyTime next_expiry_ ABSL_GUARDED_BY(mutex_) = SteadyTime::max();  // not later than that
@@ -137,7 +144,6 @@ class Engine::Impl {
 
   // The engine thread's own.
   EngineObserver observer_;
-  std::unique_ptr<StatePool> pool_;
   std::vector<std::unique_ptr<ActiveRequest>> requests_;  // in order of arrival
   std::map<std::string, ClientShare> clients_;
   std::deque<Batch> in_flight_;  // launched, not collected

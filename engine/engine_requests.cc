@@ -178,6 +178,7 @@ void Engine::Impl::Forget(const ActiveRequest& request) {
   }
   if (request.session->holder == &request) {
     request.session->holder = nullptr;
+    tiers_->SetIdle(request.session);
   }
   if (--request.client->requests == 0) {
     clients_.erase(request.asked.client);

@@ -42,18 +42,28 @@ Engine::Impl::Batch Engine::Impl::Plan() {
   Batch batch;
   batch.planned = std::chrono::steady_clock::now();
   TakeCalls(batch.planned);
+  TakePlaces();
   std::vector<ActiveRequest*> ready;
   std::vector<Task> tasks;
+  int returning = 0, fresh = 0;
   for (const auto& request : requests_) {
-    if (request->session->holder == nullptr) {
-      request->session->holder = request.get();
+    Session& session = *request->session;
+    if (session.holder == nullptr) {
+      session.holder = request.get();
+      tiers_->SetInUse(session);
     }
     Attend(*request, batch.planned);
-    if (CanGoOn(*request) && (!request->NeedsCheckpointSlot() || pool_->has_checkpoints())) {
+    if (!CanGoOn(*request) || (request->NeedsCheckpointSlot() && !pool_->has_checkpoints())) {
+      continue;
+    }
+    returning += session.host_slot ? 1 : 0;
+    fresh += session.has_state() ? 0 : 1;
+    if (session.has_state() || tiers_->room() > 0) {
       ready.push_back(request.get());
       tasks.push_back(request->NextTask());
     }
   }
+  tiers_->MakeRoom(returning, fresh);
   if (std::exchange(readers_behind_, false)) {
     std::this_thread::yield();
   }
@@ -99,10 +109,27 @@ void Engine::Impl::TakeCalls(SteadyTime now) {
   }
 }
 
+// States that have come to their places; and the places that went, where host memory was refused.
+void Engine::Impl::TakePlaces() {
+  tiers_->Poll();
+  const int lost = places_ - tiers_->places();
+  if (lost == 0) {
+    return;
+  }
+  places_ -= lost;
+  {
+    MutexLock lock(mutex_);
+    unclaimed_places_ -= lost;
+  }
+  if (observer_.on_host_memory_refused) {
+    observer_.on_host_memory_refused(tiers_->host_slots());
+  }
+}
+
 bool Engine::Impl::CanGoOn(const ActiveRequest& request) const {
   const Session& session = *request.session;
-  if (session.holder != &request || session.closing || session.quarantined.load() ||
-      !dismissed_.ok()) {
+  if (session.holder != &request || session.closing || session.moving ||
+      session.quarantined.load() || !dismissed_.ok()) {
     return false;
   }
   return request.finished ? request.replaying()
@@ -111,15 +138,14 @@ bool Engine::Impl::CanGoOn(const ActiveRequest& request) const {
 
 bool Engine::Impl::AddRow(ActiveRequest& request, int tokens, Batch* batch) {
   Session& session = *request.session;
+  if (!tiers_->Seat(request.session)) {
+    return false;
+  }
   if (request.NeedsCheckpointSlot()) {
     request.checkpoint_slot = pool_->AcquireCheckpoint();
     if (!request.checkpoint_slot) {
       return false;  // another request of this step took the last one
     }
-  }
-  if (!session.slot) {
-    session.slot = pool_->Acquire();
-    session.has_slot.store(true);
   }
   if (request.NeedsCheckpoint(tokens)) {
     TakeCheckpoint(request);
@@ -242,18 +268,13 @@ bool Engine::Impl::Complete() {
   const bool closed = CloseSessions();
   {
     MutexLock lock(mutex_);
-    running_ = static_cast<int>(std::count_if(
-        requests_.begin(), requests_.end(), [](const std::unique_ptr<ActiveRequest>& request) {
-          return !request->finished && request->session->slot &&
-                 request->session->holder == request.get();
-        }));
-    slots_used_ = pool_->used();
+    UpdateGauges();
     for (const Ended& one : ended) {
       one.session->requested = false;
       --unfinished_;
-      if (one.session->claims_slot && !one.session->slot) {
-        one.session->claims_slot = false;
-        ++unclaimed_slots_;
+      if (one.session->claims_place && !one.session->has_state()) {
+        one.session->claims_place = false;
+        ++unclaimed_places_;
       }
     }
     if (unfinished_ == 0) {
@@ -266,21 +287,30 @@ bool Engine::Impl::Complete() {
   return forgot || closed || !ended.empty();
 }
 
+void Engine::Impl::UpdateGauges() {
+  gauges_.running = static_cast<int>(std::count_if(
+      requests_.begin(), requests_.end(), [](const std::unique_ptr<ActiveRequest>& request) {
+        return !request->finished && request->session->slot &&
+               request->session->holder == request.get();
+      }));
+  gauges_.slots_used = pool_->used();
+  gauges_.host_slots_used = tiers_->host_slots_used();
+  gauges_.moved_out = tiers_->moved_out();
+  gauges_.moved_in = tiers_->moved_in();
+  gauges_.host_slots_total = tiers_->host_slots();
+}
+
 bool Engine::Impl::CloseSessions() {
   const auto done = std::partition(
       closing_.begin(), closing_.end(), [this](const std::shared_ptr<Session>& session) {
-        return std::any_of(
-            requests_.begin(), requests_.end(),
-            [&](const std::unique_ptr<ActiveRequest>& r) { return r->session == session; });
+        return session->moving || std::any_of(requests_.begin(), requests_.end(),
+                                              [&](const std::unique_ptr<ActiveRequest>& r) {
+                                                return r->session == session;
+                                              });
       });
   const bool any = done != closing_.end();
   for (auto it = done; it != closing_.end(); ++it) {
-    Session& session = **it;
-    if (session.slot) {
-      pool_->Release(*session.slot);
-      session.slot.reset();
-      session.has_slot.store(false);
-    }
+    tiers_->Release(**it);
   }
   closing_.erase(done, closing_.end());
   return any;
@@ -303,7 +333,9 @@ void Engine::Impl::FailRunning(const std::string& why) {
 }
 
 SteadyTime Engine::Impl::NextTimer() const {
-  SteadyTime next = SteadyTime::max();
+  // A move takes milliseconds.
+  constexpr std::chrono::microseconds kPoll{100};
+  SteadyTime next = tiers_->busy() ? std::chrono::steady_clock::now() + kPoll : SteadyTime::max();
   for (const auto& request : requests_) {
     if (request->asked.deadline) {
       next = std::min(next, *request->asked.deadline);

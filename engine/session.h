@@ -49,6 +49,8 @@ class TokenHistory {
   WipedVector<int32_t> ring_;
 };
 
+enum class StatePlace { kNowhere, kDevice, kHost };
+
 struct Session {
   Session(std::string session_id, std::chrono::milliseconds idle, int history_tokens);
 
@@ -59,23 +61,30 @@ struct Session {
 
   // Under the engine's lock.
   bool leased = false;
-  bool requested = false;    // a request was accepted and has not ended
-  bool claims_slot = false;  // has a slot, or has an accepted request that will take one
-  bool ended = false;        // waits only for the engine thread to overwrite its slot
-  SteadyTime expires;        // meaningful while not leased
+  bool requested = false;     // a request was accepted and has not ended
+  bool claims_place = false;  // has a state, or has an accepted request that will make one
+  bool ended = false;         // waits only for the engine thread to overwrite its state
+  SteadyTime expires;         // meaningful while not leased
 
   // Written by the engine thread, read anywhere.
   std::atomic<int64_t> position{0};  // as clients see it: history.position() at the last step's end
-  std::atomic<bool> has_slot{false};
+  std::atomic<StatePlace> place{StatePlace::kNowhere};  // of its state; where from, if on its way
   std::atomic<bool> quarantined{false};
 
   // The engine thread's. Tokens [0, in_state) are in the state; those up to history.position()
   // are known, of which only the newest is pending between requests.
   TokenHistory history;
   int64_t in_state = 0;
-  std::optional<SlotHandle> slot;
   const ActiveRequest* holder = nullptr;  // whose turn it is
   bool closing = false;                   // `ended`, as the engine thread knows it
+
+  // The engine thread's, kept by StateTiers. Where the state is: at most one of these.
+  std::optional<SlotHandle> slot;
+  std::optional<int> host_slot;
+  bool moving = false;     // between the two
+  uint64_t idle_turn = 0;  // its place among idle sessions with a slot; 0: it is none
+
+  bool has_state() const { return slot || host_slot || moving; }
 };
 
 // 1 to 128 of [A-Za-z0-9._-].

@@ -1,6 +1,7 @@
 // The engine on the CUDA device says the same, to the last log probability, whether the next step
 // is planned before or after a step's tokens are known: one stream at a time, as what shares a step
-// may change the order of sums here. And, where it is batch-invariant, alone and in company.
+// may change the order of sums here. And, where it is batch-invariant, alone and in company. And
+// whether there is a slot for every session, or their states go to host memory and come back.
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -90,6 +91,7 @@ struct Setup {
   int depth = 0;
   bool batch_invariant = false;
   bool company = false;  // all at once
+  unsigned slots = kRequests;
 };
 
 // What it answers to all requests, each on a session of its own and with more to say afterwards.
@@ -107,7 +109,7 @@ std::vector<Answer> Answers(const std::string& model_name, const Setup& setup) {
   EXPECT_TRUE(model.ok()) << model.status();
   const int vocab = (*model)->info().vocab_size;
   EngineOptions options;
-  options.max_sessions = kRequests;
+  options.max_sessions = static_cast<int>(setup.slots);
   auto engine = Engine::Create(options, *std::move(model), *backend, {});
   EXPECT_TRUE(engine.ok()) << engine.status();
   EngineRequest next;
@@ -129,6 +131,8 @@ std::vector<Answer> Answers(const std::string& model_name, const Setup& setup) {
     }
   }
   EXPECT_EQ(backend->error(), "");
+  // In the second round, those moved out in the first one come back.
+  EXPECT_GE((*engine)->Gauges().moved_in, int64_t{kRequests} - setup.slots);
   return answers;
 }
 
@@ -153,6 +157,17 @@ TEST_P(CudaEngineTest, SaysTheSameAStepAhead) {
 TEST_P(CudaEngineTest, SaysTheSameInCompanyWhereBatchInvariant) {
   ExpectSame(Answers(GetParam(), {.depth = 1, .batch_invariant = true, .company = true}),
              Answers(GetParam(), {.depth = 1, .batch_invariant = true}));
+}
+
+TEST_P(CudaEngineTest, SaysTheSameFromHostMemory) {
+  ExpectSame(Answers(GetParam(), {.depth = 1, .slots = 5}), Answers(GetParam(), {.depth = 1}));
+}
+
+// Copies go on beside the steps of others.
+TEST_P(CudaEngineTest, SaysTheSameFromHostMemoryInCompany) {
+  ExpectSame(
+      Answers(GetParam(), {.depth = 1, .batch_invariant = true, .company = true, .slots = 5}),
+      Answers(GetParam(), {.depth = 1, .batch_invariant = true}));
 }
 
 }  // namespace

@@ -147,11 +147,14 @@ class LifecycleTest : public ::testing::TestWithParam<int> {};
 
 INSTANTIATE_TEST_SUITE_P(PipelineDepth, LifecycleTest, ::testing::Values(0, 1));
 
-TEST_P(LifecycleTest, EveryAcceptedRequestEndsExactlyOnce) {
+// With host memory for the states of so many idle sessions.
+void ClientsComeAndGo(int pipeline_depth, int host_slots) {
   const Window window;
-  FakeDevice device(window, GetParam());
+  FakeDevice device(window, pipeline_depth);
+  device.copy_polls = 2;
   EngineOptions options;
   options.max_sessions = 5;
+  options.host_memory_bytes = host_slots * int64_t{sizeof(FakeState)};
   options.max_queue = 4;
   options.outbox_tokens = 6;
   options.slow_reader_limit = milliseconds(4);
@@ -173,14 +176,27 @@ TEST_P(LifecycleTest, EveryAcceptedRequestEndsExactlyOnce) {
     ASSERT_LT(i, 5000) << "slots are not given back";
     std::this_thread::sleep_for(milliseconds(1));
   }
+  while (engine->Gauges().host_slots_used > 0) {
+    std::this_thread::sleep_for(milliseconds(1));
+  }
   const EngineGauges gauges = engine->Gauges();
+  EXPECT_EQ(gauges.moved_out > 0, host_slots > 0);
   EXPECT_EQ(gauges.running, 0);
   EXPECT_EQ(gauges.waiting, 0);
   EXPECT_EQ(gauges.sessions, 0);
   engine->Drain(std::chrono::steady_clock::now());
   EXPECT_EQ(device.DirtySlots(), 0);
+  EXPECT_EQ(device.DirtyHostBytes(), 0);
   engine.reset();
   EXPECT_EQ(device.complaint(), "");
+}
+
+TEST_P(LifecycleTest, EveryAcceptedRequestEndsExactlyOnce) {
+  ClientsComeAndGo(GetParam(), 0);
+}
+
+TEST_P(LifecycleTest, AlsoWhereStatesMove) {
+  ClientsComeAndGo(GetParam(), 4);
 }
 
 // Half of the streams are cancelled at random points: the other half says what it would say alone.

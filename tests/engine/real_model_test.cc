@@ -1,6 +1,7 @@
 // The engine with real models on the CPU backend, as it is and with a step under way while the next
 // one is planned: after a stop string, the bytes of the session's state are those of a session that
-// never generated the hidden text; streams do not depend on load.
+// never generated the hidden text; streams do not depend on load, nor on whether a session's state
+// was in host memory between its requests.
 #include <cstring>
 #include <memory>
 #include <random>
@@ -54,7 +55,7 @@ class RealModelTest : public ::testing::TestWithParam<std::tuple<Case, int>> {
  protected:
   void SetUp() override { Start(std::get<int>(GetParam())); }
 
-  void Start(int depth) {
+  void Start(int depth, const EngineOptions& engine_options = {}) {
     const Case& wanted = std::get<Case>(GetParam());
     engine_.reset();
     backend_ = CreateCpuBackend({.threads = 2});
@@ -67,8 +68,8 @@ class RealModelTest : public ::testing::TestWithParam<std::tuple<Case, int>> {
         Model::Load(EVENFLOW_SOURCE_DIR "/tests/goldens/" + wanted.model, options, *backend_);
     ASSERT_TRUE(model.ok()) << model.status();
     vocab_ = (*model)->info().vocab_size;
-    auto engine = Engine::Create({}, std::make_unique<WatchedModel>(*std::move(model), &slots_),
-                                 *backend_, {});
+    auto engine = Engine::Create(
+        engine_options, std::make_unique<WatchedModel>(*std::move(model), &slots_), *backend_, {});
     ASSERT_TRUE(engine.ok()) << engine.status();
     engine_ = *std::move(engine);
   }
@@ -210,6 +211,38 @@ TEST_P(RealModelTest, StreamsTogetherSayWhatEachSaysAlone) {
     EngineRequest next;
     next.max_tokens = 5;
     EXPECT_EQ(Ask(leases[i], next), going_on[i]) << i;
+  }
+}
+
+TEST_P(RealModelTest, SessionsOnFewSlotsSayWhatTheySayOnTheirOwn) {
+  constexpr size_t kSessions = 9;
+  constexpr int kSlots = 2;
+  std::vector<EngineRequest> requests(3 * kSessions);
+  for (EngineRequest& request : requests) {
+    request.prompt = RandomTokens(1 + random_() % 90);
+    request.max_tokens = 12;
+    request.sampling.repetition_penalty = 1.2f;
+    request.sampling.seed = random_();
+  }
+  std::vector<std::vector<int32_t>> says;
+  for (const bool few : {false, true}) {
+    EngineOptions options;
+    options.max_sessions = few ? kSlots : static_cast<int>(kSessions);
+    options.host_memory_bytes = few ? int64_t{1} << 30 : 0;
+    Start(std::get<int>(GetParam()), options);
+    std::vector<SessionLease> leases;
+    for (size_t i = 0; i < kSessions; ++i) {
+      leases.push_back(*engine_->Attach(""));
+    }
+    for (size_t i = 0; i < requests.size(); ++i) {
+      const std::vector<int32_t> said = Ask(leases[i % kSessions], requests[i]);
+      if (few) {
+        EXPECT_EQ(said, says[i]) << i;
+      } else {
+        says.push_back(said);
+      }
+    }
+    EXPECT_EQ(engine_->Gauges().moved_in, few ? 2 * static_cast<int64_t>(kSessions) : 0);
   }
 }
 
