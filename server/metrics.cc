@@ -256,6 +256,10 @@ void Metrics::CollectGauges(std::vector<MetricFamily>* families) const {
        gauges.slots_total},
       {"evenflow_state_slots_used", "State slots held by running requests and idle sessions.",
        MetricType::Gauge, gauges.slots_used},
+      {"evenflow_host_slots_total", "Slots in host memory for states of idle sessions.",
+       MetricType::Untyped, gauges.host_slots_total},
+      {"evenflow_host_slots_used", "Slots in host memory that hold a state.", MetricType::Gauge,
+       gauges.host_slots_used},
       {"evenflow_sessions", "Sessions, those without a state slot included.", MetricType::Gauge,
        gauges.sessions},
       {"evenflow_sessions_quarantined", "Sessions whose state had non-finite values.",
@@ -266,6 +270,13 @@ void Metrics::CollectGauges(std::vector<MetricFamily>* families) const {
   for (const auto& [name, help, type, value] : numbers) {
     families->push_back({name, help, type, {Labelled(Number(type, value))}});
   }
+  families->push_back({"evenflow_state_moves_total",
+                       "States moved between slots of the device and host memory.",
+                       MetricType::Counter,
+                       {Labelled(Number(MetricType::Counter, static_cast<double>(gauges.moved_out)),
+                                 {{"to", "host"}}),
+                        Labelled(Number(MetricType::Counter, static_cast<double>(gauges.moved_in)),
+                                 {{"to", "device"}})}});
   families->push_back({"evenflow_build_info",
                        "Always 1; the version is a label.",
                        MetricType::Gauge,

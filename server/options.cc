@@ -70,6 +70,16 @@ void AddEngineFlags(CLI::App* command, ServeOptions* options) {
           "CPU, an eighth on CUDA")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
+  command
+      ->add_option_function<double>(
+          "--host-memory",
+          [&engine](double gib) {
+            engine.host_memory_bytes = static_cast<int64_t>(gib * static_cast<double>(1 << 30));
+          },
+          "Host memory that states of idle sessions move to when others want their slots, taken "
+          "when it is needed [4 on CUDA, 0 on the CPU]")
+      ->type_name("GIB")
+      ->check(CLI::Range(0.0, 65536.0));
   command->add_option("--max-queue", engine.max_queue, "Requests that may wait for a slot")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();

@@ -137,15 +137,21 @@ absl::Status Server::Parts::Load(std::function<void(double)> progress) {
   tokenizer = *std::move(read);
   serving.model_name = options.model_name.empty() ? info.name : options.model_name;
   metrics = std::make_unique<Metrics>(serving.model_name, (*model)->state_planes());
+  EngineObserver observer = metrics->Observer();
+  observer.on_host_memory_refused = [](int host_slots) {
+    Log(LogLevel::kWarning, "there is less host memory than --host-memory allows: slots for the ",
+        "states of ", host_slots, " idle sessions are all");
+  };
   absl::StatusOr<std::unique_ptr<Engine>> started =
-      Engine::Create(engine_options, *std::move(model), *backend, metrics->Observer());
+      Engine::Create(engine_options, *std::move(model), *backend, std::move(observer));
   if (!started.ok()) {
     return started.status();
   }
   engine = *std::move(started);
   const EngineOptions& fitted = engine->options();
   Log(LogLevel::kInfo, "states of ", fitted.max_sessions, " sessions and ", fitted.max_checkpoints,
-      " checkpoints, ", engine->model().slot_bytes(), " bytes each");
+      " checkpoints, ", engine->model().slot_bytes(), " bytes each; host memory for ",
+      engine->Gauges().host_slots_total, " idle ones");
   metrics->SetGauges([this] { return engine->Gauges(); });
   delivery = std::make_unique<Workers>(options.delivery_threads);
   tokenizing = std::make_unique<Workers>(kTokenizingThreads);

@@ -41,6 +41,7 @@ void Fill(const SessionInfo& info, const std::string& model, v1::Session* to) {
   SetTime(info.expires, to->mutable_expires());
   to->set_state_bytes(info.state_bytes);
   to->set_quarantined(info.quarantined);
+  to->set_on_host(info.on_host);
 }
 
 absl::StatusOr<std::optional<std::chrono::milliseconds>> IdleTimeout(
