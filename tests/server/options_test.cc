@@ -25,13 +25,14 @@ class OptionsTest : public ::testing::Test {
 TEST_F(OptionsTest, FlagsReachTheirFields) {
   app_.parse(
       "serve --model dir --listen 127.0.0.1:0 --max-sessions 7 --window 8 --state-dtype bf16 "
-      "--idle-timeout 2.5 --drain-timeout 3 --allow-session-listing");
+      "--idle-timeout 2.5 --drain-timeout 3 --allow-session-listing --host-memory 0.5");
   EXPECT_EQ(options_.model_directory, "dir");
   EXPECT_EQ(options_.listen, "127.0.0.1:0");
   EXPECT_EQ(options_.engine.max_sessions, 7);
   EXPECT_EQ(options_.window.commit, 8);
   EXPECT_EQ(options_.state_dtype, DType::kBF16);
   EXPECT_EQ(options_.engine.idle_timeout, std::chrono::milliseconds(2500));
+  EXPECT_EQ(options_.engine.host_memory_bytes, int64_t{1} << 29);
   EXPECT_EQ(options_.drain_timeout_seconds, 3);
   EXPECT_TRUE(options_.allow_session_listing);
 }
