@@ -6,6 +6,8 @@ namespace evenflow {
 namespace {
 
 constexpr size_t kZeros = size_t{4} << 20;
+// More than these are made only when so many moves are under way at once.
+constexpr size_t kEvents = 16;
 
 // The first error of calls that are made only while there is none.
 template <class... Calls>
@@ -33,6 +35,13 @@ CudaSlotCopies::~CudaSlotCopies() {
 
 cudaError_t CudaSlotCopies::Create(cudaStream_t steps) {
   steps_ = steps;
+  spare_.resize(kEvents);
+  for (cudaEvent_t& event : spare_) {
+    if (const auto status = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+        status != cudaSuccess) {
+      return status;
+    }
+  }
   return Try([&] { return cudaStreamCreateWithFlags(&out_, cudaStreamNonBlocking); },
              [&] { return cudaStreamCreateWithFlags(&in_, cudaStreamNonBlocking); },
              [&] { return cudaEventCreateWithFlags(&launched_, cudaEventDisableTiming); },
@@ -40,8 +49,9 @@ cudaError_t CudaSlotCopies::Create(cudaStream_t steps) {
              [&] { return cudaMemsetAsync(zeros_, 0, kZeros, out_); });
 }
 
-cudaError_t CudaSlotCopies::Copy(cudaStream_t stream, void* to, const void* from, size_t bytes,
+cudaError_t CudaSlotCopies::Copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                                  SlotCopy* copy) {
+  const cudaStream_t stream = kind == cudaMemcpyDeviceToHost ? out_ : in_;
   cudaEvent_t done = nullptr;
   if (!spare_.empty()) {
     done = spare_.back();
@@ -54,16 +64,16 @@ cudaError_t CudaSlotCopies::Copy(cudaStream_t stream, void* to, const void* from
   under_way_[*copy] = done;
   return Try([&] { return cudaEventRecord(launched_, steps_); },
              [&] { return cudaStreamWaitEvent(stream, launched_, 0); },
-             [&] { return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream); },
+             [&] { return cudaMemcpyAsync(to, from, bytes, kind, stream); },
              [&] { return cudaEventRecord(done, stream); });
 }
 
 cudaError_t CudaSlotCopies::Save(const std::byte* slot, void* to, size_t bytes, SlotCopy* copy) {
-  return Copy(out_, to, slot, bytes, copy);
+  return Copy(to, slot, bytes, cudaMemcpyDeviceToHost, copy);
 }
 
 cudaError_t CudaSlotCopies::Load(std::byte* slot, const void* from, size_t bytes, SlotCopy* copy) {
-  return Copy(in_, slot, from, bytes, copy);
+  return Copy(slot, from, bytes, cudaMemcpyHostToDevice, copy);
 }
 
 cudaError_t CudaSlotCopies::Ask(SlotCopy copy) {
@@ -85,7 +95,7 @@ cudaError_t CudaSlotCopies::Wipe(void* data, size_t bytes) {
   cudaError_t status = cudaSuccess;
   for (size_t at = 0; at < bytes && status == cudaSuccess; at += kZeros) {
     status = cudaMemcpyAsync(static_cast<std::byte*>(data) + at, zeros_,
-                             std::min(kZeros, bytes - at), cudaMemcpyDefault, out_);
+                             std::min(kZeros, bytes - at), cudaMemcpyDeviceToHost, out_);
   }
   return status;
 }

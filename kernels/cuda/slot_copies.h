@@ -31,7 +31,7 @@ class CudaSlotCopies {
   cudaError_t Wait();  // for all of it
 
  private:
-  cudaError_t Copy(cudaStream_t stream, void* to, const void* from, size_t bytes, SlotCopy* copy);
+  cudaError_t Copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, SlotCopy* copy);
 
   cudaStream_t steps_ = nullptr, out_ = nullptr, in_ = nullptr;
   cudaEvent_t launched_ = nullptr;  // what the steps' stream had when a copy was asked for
