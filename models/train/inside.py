@@ -23,8 +23,12 @@ BINS = np.linspace(0.05, 1, 20)
 PERCENTILES = (5, 25, 50, 75, 95)
 
 
-def kinds(tokens):
-    return {"pair": tokens < data.PAIRS, "query": (tokens >= data.PAIRS) & (tokens < data.PAIRS + data.KEYS),
+def kinds(tokens, task):
+    pair = tokens < data.PAIRS
+    late = tokens >= (data.KEYS - data.KEPT) * data.VALUES
+    pairs = {"pair, asked for soon": pair & ~late, "pair, asked for late": pair & late} \
+        if task == "marked" else {"pair": pair}
+    return {**pairs, "query": (tokens >= data.PAIRS) & (tokens < data.PAIRS + data.KEYS),
             "item": (tokens >= data.ITEMS) & (tokens < data.NOISE),
             "noise": (tokens >= data.NOISE) & (tokens < data.NEXT), "next": tokens == data.NEXT}
 
@@ -40,7 +44,7 @@ def look(folder, task):
     model(torch.from_numpy(tokens))
     result = {}
     for number, values in seen.items():
-        for kind, where in kinds(tokens).items():
+        for kind, where in kinds(tokens, task).items():
             if not where.any():
                 continue
             of = values.numpy()[where][:, 0]                    # of the one head

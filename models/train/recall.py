@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains memories on an experiment's tasks and writes checkpoints and accuracies.
 
-    recall.py recall|lags|lengths --out DIR [--graph] [--steps N] [--batch B] [--rate R] [--memories a,b]
+    recall.py recall|lags|lengths --out DIR [--graph] [--memories a,b] [--steps N] [--batch B] [--rate R]
 
 recall: on recall_data.py; lags and lengths: on stream_data.py. The seeds and tasks of a memory are
 trained side by side, as one batched model. DIR/MEMORY-TASK-SEED/ (in `recall`, with its one task,
@@ -9,6 +9,7 @@ MEMORY-SEED) holds a checkpoint in bf16, DIR/trained.json the accuracies of thos
 in fp32.
 """
 import argparse
+import collections
 import copy
 import itertools
 import json
@@ -46,35 +47,40 @@ LENGTHS = {
     "log_linear_fixed": {**LEVELS, "lambda_mode": "fixed"},
     "log_linear_equal": {**LEVELS, "lambda_mode": "fixed"},     # of all levels, the same number
 }
+SMALL = {"expand_k": 8 / 64, "expand_v": 8 / 64}
+POWERS = {"model_type": "vort", "epsilon": 1e-5, **PLAIN, **SMALL}
 LAGS = {
-    "vort": {"model_type": "vort", **HEAD, **PLAIN},
-    "vort_fixed": {"model_type": "vort", **HEAD, **PLAIN},      # all tokens have one exponent
-    "exponential": {**LEVELS, "num_levels": 1, "lambda_mode": "fixed", "feature_map": "elu"},
+    "vort": POWERS,
+    "vort_fixed": POWERS,                                       # all tokens have one exponent
+    "exponential": {**LEVELS, "num_levels": 1, "lambda_mode": "fixed", "feature_map": "elu", **SMALL},
 }
-EXPERIMENTS = {"recall": (recall_data, ("recall",), CONFIGS), "lags": (stream_data, stream_data.LAGGED, LAGS),
-               "lengths": (stream_data, stream_data.LONG, LENGTHS)}
+Experiment = collections.namedtuple("Experiment", "data tasks configs seeds steps batch")
+EXPERIMENTS = {
+    "recall": Experiment(recall_data, ("recall",), CONFIGS, (1, 2, 3), 3000, 128),
+    "lags": Experiment(stream_data, stream_data.LAGGED, LAGS, (1, 2, 3), 3250, 32),
+    "lengths": Experiment(stream_data, stream_data.LONG, LENGTHS, (1, 2, 3, 4, 5, 6), 3000, 64),
+}
 ZEROS = {"vort_fixed": "alpha_proj.weight", "log_linear_equal": "l_proj.weight",
          "exponential": "a_proj.weight"}                        # parameters that stay 0
 # Peaks. In `recall` the best of 2e-3, 5e-3 and 1e-2, tried with one seed each; the others' not tried.
 RATES = {"linear_attention": 2e-3, "retnet": 2e-3, "deltanet": 1e-2}
 RATE = 5e-3
-SEEDS = (1, 2, 3)
 
 
-def batches(data, tasks, steps, batch):
-    """Tokens and answers [steps, tasks x seeds, batch, length], int16: the same for every memory."""
-    wanted = [(task, step * len(SEEDS) + i, batch)
-              for step in range(steps) for task in tasks for i in range(len(SEEDS))]
+def batches(experiment, runs, steps, batch):
+    """Tokens and answers [steps, runs, batch, length], int16: the same for every memory."""
+    wanted = [(task, step * len(experiment.seeds) + seed - 1, batch)
+              for step in range(steps) for task, seed in runs]
     with multiprocessing.Pool() as pool:
-        made = pool.starmap(data.training_batch, wanted, chunksize=64)
-    shape = (steps, len(tasks) * len(SEEDS), batch, -1)
+        made = pool.starmap(experiment.data.training_batch, wanted, chunksize=64)
+    shape = (steps, len(runs), batch, -1)
     return tuple(torch.from_numpy(np.stack(part).reshape(shape)) for part in zip(*made))
 
 
-def stacked(config, tasks, zeros):
-    """A model without weights, and the weights for all tasks and seeds, each [tasks x seeds, ...]."""
+def stacked(config, runs, zeros):
+    """A model without weights, and the weights of all runs, each [runs, ...]."""
     models = []
-    for _, seed in itertools.product(tasks, SEEDS):
+    for _, seed in runs:
         torch.manual_seed(seed)
         models.append(memories.Decoder(config))
     weights, _ = torch.func.stack_module_state(models)
@@ -85,7 +91,7 @@ def stacked(config, tasks, zeros):
 
 
 class Adam:
-    """AdamW on stacked weights [seeds, ...]; gradients are clipped by seed. A CUDA graph can hold a step."""
+    """AdamW on stacked weights [runs, ...]; gradients are clipped by run. A CUDA graph can hold a step."""
 
     def __init__(self, weights, betas=(0.9, 0.98), decay=0.01, norm=1.0):
         self.weights, self.betas, self.norm = weights, betas, norm
@@ -107,10 +113,10 @@ class Adam:
             w.grad.zero_()
 
 
-def train(config, tasks, zeros, peak, made, args):
-    """The weights of all tasks and seeds, in bf16."""
+def train(config, runs, zeros, peak, made, args):
+    """The weights of all runs, (task, seed) each, in bf16."""
     device, (tokens, answers) = args.device, made
-    skeleton, weights = stacked(config, tasks, zeros)
+    skeleton, weights = stacked(config, runs, zeros)
     weights = {n: w.detach().to(device) for n, w in weights.items()}
     trained = [w.requires_grad_() for n, w in weights.items() if not (zeros and n.endswith(zeros))]
     run = torch.func.vmap(lambda w, x: torch.func.functional_call(skeleton, w, (x,)))
@@ -173,26 +179,29 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rate", type=float, help="peak of all [each memory's]")
     parser.add_argument("--graph", action="store_true", help="replay a step as a CUDA graph")
-    parser.add_argument("--memories", help="of the experiment [all]")
+    parser.add_argument("--memories", help="[the experiment's]")
+    parser.add_argument("--steps", type=int, help="[the experiment's]")
+    parser.add_argument("--batch", type=int, help="[the experiment's]")
+    parser.add_argument("--rate", type=float, help="peak of all [each memory's]")
     args = parser.parse_args()
     args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    data, tasks, configs = EXPERIMENTS[args.experiment]
+    experiment = EXPERIMENTS[args.experiment]
+    data, tasks, configs = experiment.data, experiment.tasks, experiment.configs
+    runs = list(itertools.product(tasks, experiment.seeds))
+    steps, batch = args.steps or experiment.steps, args.batch or experiment.batch
     begin = time.time()
-    made = [part.to(args.device) for part in batches(data, tasks, args.steps, args.batch)]
-    print(f"{args.steps} batches made in {time.time() - begin:.0f} s", flush=True)
+    made = [part.to(args.device) for part in batches(experiment, runs, steps, batch)]
+    print(f"{steps} batches made in {time.time() - begin:.0f} s", flush=True)
     results = {}
     for name in args.memories.split(",") if args.memories else configs:
         config = {**SIZES, "vocab_size": data.VOCABULARY, **configs[name]}
         peak = args.rate or RATES.get(name, RATE)
         print(f"{name}, rate {peak}", flush=True)
         torch.set_float32_matmul_precision("high")
-        checkpoints = train(config, tasks, ZEROS.get(name), peak, made, args)
+        checkpoints = train(config, runs, ZEROS.get(name), peak, made, args)
         torch.set_float32_matmul_precision("highest")
-        for (task, seed), weights in zip(itertools.product(tasks, SEEDS), checkpoints):
+        for (task, seed), weights in zip(runs, checkpoints):
             run = f"{name}-{seed}" if len(tasks) == 1 else f"{name}-{task}-{seed}"
             folder = os.path.join(args.out, run)
             checkpoint.save(config, weights, folder)

@@ -122,6 +122,7 @@ def lags(folder):
 
 def lengths(folder):
     curves(folder, "lengths", stream_data.LONG, "times the length of training", stream_data.FACTORS, "log")
+    numerics(folder)
     inside = json.loads((folder / "inside.json").read_text())
     figure, axes = plt.subplots(2, 2, figsize=(9, 5), sharex=True, sharey=True)
     panels = [(memory, task) for memory in ("log_linear", "log_linear_fixed") for task in stream_data.LONG]
