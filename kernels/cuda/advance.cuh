@@ -53,11 +53,9 @@ struct AdvanceCall {
   }
 };
 
-// Memories whose prompts are read in chunks: with one state a head and one entry a token, which
-// erases nothing or by the key that it writes, and with beta as it comes.
+// Memories whose prompts are read in chunks: with one state a head.
 template <class Memory>
-concept InChunks =
-    !Banked<Memory> && kEntryCount<Memory> == 1 && OwnKeys<Memory>() == 0 && !ScalesByKey<Memory>;
+concept InChunks = !Banked<Memory>;
 
 // A bit for each entry of a memory that `is`.
 template <class Memory, class Is>
@@ -80,7 +78,7 @@ struct Traits {
   static constexpr uint32_t kWriting =
       EntryBits<Memory>([](const Entry& entry) { return entry.writes_value; });
   static constexpr int kOwnKeys = OwnKeys<Memory>();
-  static constexpr bool kErases = Memory::kEntries[0].erase == Erase::kWrittenKey;
+  static constexpr bool kErases = kErasing != 0;
   // What a token reads with: its query, and for each entry that erases the key that is erased.
   static constexpr int kReads = 1 + std::popcount(kErasing);
   static constexpr bool kChannels = Memory::kDecay == Decay::kChannel;

@@ -132,11 +132,15 @@ class HeadView {
 
   // u of an entry, from `column` on to the end of its tile.
   __device__ float* Value(int t, int entry, int column) const {
-    constexpr int kEntries = kEntryCount<Memory>;
+    return ValueOf(kEntryCount<Memory>, t, entry, column);
+  }
+
+  // Of a memory with so many entries a token.
+  __device__ float* ValueOf(int entries, int t, int entry, int column) const {
     auto* values = reinterpret_cast<float*>(layer_ + call_.layout.values) +
-                   int64_t{head_} * ring_ * kEntries * shape_.value_dim;
+                   int64_t{head_} * ring_ * entries * shape_.value_dim;
     return values +
-           ValueIndex(ring_ * kEntries, shape_.value_dim, Entry(t) * kEntries + entry, column);
+           ValueIndex(ring_ * entries, shape_.value_dim, Entry(t) * entries + entry, column);
   }
 
   // e^{l_i - l_j}, for decays that all channels share; `lag` is i - j.

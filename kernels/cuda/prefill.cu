@@ -1,5 +1,7 @@
 // Launches the kernels that read prompts in chunks: see kernels/cuda/prefill.cuh.
 #include <algorithm>
+#include <bit>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/around_advance.cuh"
@@ -13,10 +15,16 @@ constexpr size_t kMaxLaunchBytes = size_t{256} << 20;  // of a launch of several
 
 WeightLayout LayoutOfWeights(const AdvanceArgs& args, DType activations) {
   const MemoryShape& shape = args.shape;
-  const bool erases = VisitMemory(
-      args.memory, []<class Memory>() { return Memory::kEntries[0].erase != Erase::kNothing; });
-  return {PaddedKeys(shape.key_dim) / kSlice, std::max(1, shape.query_heads / shape.heads), erases,
-          activations == DType::kF32 ? kExactParts : kFastParts};
+  return VisitMemory(args.memory, [&]<class Memory>() -> WeightLayout {
+    using T = Traits<Memory>;
+    const bool exact = activations == DType::kF32 || kAlwaysExact<Memory>;
+    return {PaddedKeys(shape.key_dim) / kSlice,
+            std::max(1, shape.query_heads / shape.heads),
+            T::kErases,
+            exact ? kExactParts : kFastParts,
+            std::countr_zero(static_cast<unsigned>(T::kEntries)),
+            T::kWriting};
+  });
 }
 
 size_t ItemBytes(const AdvanceArgs& args, const WeightLayout& layout) {
@@ -26,18 +34,24 @@ size_t ItemBytes(const AdvanceArgs& args, const WeightLayout& layout) {
 // Blocks of C tokens are whole steps of a product, and what is stored lies in the last chunk or in
 // the one before.
 bool Serves(const AdvanceArgs& args) {
-  const int commit = args.window.commit;
+  const auto [commit, rollback] =
+      VisitMemory(args.memory, [&]<class Memory>() -> std::pair<int, int> {
+        static_assert(std::has_single_bit(static_cast<unsigned>(kEntryCount<Memory>)));
+        const int entries = kEntryCount<Memory>;
+        return {entries * args.window.commit, entries * args.window.rollback};
+      });
   const bool memory = VisitMemory(args.memory, []<class Memory>() { return InChunks<Memory>; });
   return memory && args.shape.key_dim <= kMaxKeys && commit % kMma == 0 && kChunk % commit == 0 &&
-         args.window.rollback <= kChunk;
+         rollback <= kChunk;
 }
 
 bool InWholePieces(const AdvanceCall& call) {
   const AdvanceArgs& args = call.args;
   const auto address = [](const void* data) { return reinterpret_cast<uintptr_t>(data); };
   return (args.shape.key_dim | args.shape.value_dim) % 4 == 0 &&
-         (address(args.q) | address(args.k) | address(args.v) | address(call.logs) |
-          address(args.slots.base) | args.slots.slot_bytes | args.layer_offset) %
+         (address(args.q) | address(args.k) | address(args.e) | address(args.v) |
+          address(call.logs) | address(args.slots.base) | args.slots.slot_bytes |
+          args.layer_offset) %
                  16 ==
              0;
 }
@@ -52,7 +66,7 @@ std::vector<PromptRows> Launches(const AdvanceArgs& args, const CudaStep& step,
     if (tokens < kMinPromptTokens) {
       continue;
     }
-    const int chunks = MostChunks(tokens, args.window);
+    const int chunks = MostChunks(tokens, args.window, layout);
     if (launches.empty() || launches.back().count == kMaxPromptRows ||
         item * static_cast<size_t>(launches.back().first_item[launches.back().count] + chunks) >
             kMaxLaunchBytes) {

@@ -1,15 +1,17 @@
-// Prompts in chunks of up to 64 tokens on tensor cores: what the two kernels share. For .cu files;
+// Prompts in chunks of up to 64 entries on tensor cores: what the two kernels share. For .cu files;
 // see kernels/cuda/README.md.
 //
-// A chunk ends at a multiple of 64 of the position, or with its row. The first begins where the
-// stored state ends, so its first tokens may be entries of earlier steps, whose values are known.
-// For a chunk that begins with state S, and with W, Q, U the rows w_j, q_j, u_j of its tokens:
-//     U = T (V - K S)                 T = (1 + M)^-1 diag(beta), K = rows e^{L_i} w_i, where it
+// Every entry of a token is a row of its own: it erases by e_i (0: nothing), writes by w_i, has the
+// value v_i or 0 and the token's decay; only the last one has the token's query. A chunk ends at a
+// multiple of 64 entries of the position, or with its row. The first begins where the stored state
+// ends, so its first entries may be those of earlier steps, whose u are known. For a chunk that
+// begins with state S, and with V, Q, U the rows v_j, q_j, u_j of its entries:
+//     U = T (V - K S)                 T = (1 + M)^-1 diag(beta), K = rows e^{L_i} e_i, where it
 //                                     erases; U = V where not
 //     O = Q' S + A U                  Q' = rows e^{L_i} q_i
 //     S <- D_s S + F_s U_s            for a segment s: up to what is stored if that is in the
 //                                     chunk, and the rest
-// with M_ij = beta_i (w_j e^{L_i - L_j}) . w_i (j < i), A_ij = (w_j e^{L_i - L_j}) . q_i (j <= i),
+// with M_ij = beta_i (w_j e^{L_i - L_j}) . e_i (j < i), A_ij = (w_j e^{L_i - L_j}) . q_i (j <= i),
 // L the cumulative log decay since the chunk's start. WeighPrompts
 // computes K, T, Q', A, F and D of all chunks at once; PassPrompts goes from chunk to chunk.
 #ifndef EVENFLOW_KERNELS_CUDA_PREFILL_CUH_
@@ -20,9 +22,9 @@
 
 namespace evenflow {
 
-inline constexpr int kChunk = 64;  // tokens
+inline constexpr int kChunk = 64;  // entries
 inline constexpr int kSlice = 64;  // keys that are weighed together
-inline constexpr int kMma = 16;    // tokens or keys of a product's tile
+inline constexpr int kMma = 16;    // entries or keys of a product's tile
 inline constexpr int kMmas = kChunk / kMma;
 inline constexpr int kSegments = 2;          // of a chunk: up to what is stored, and the rest
 inline constexpr int kMaxPromptRows = 32;    // of a launch
@@ -48,6 +50,8 @@ struct WeightLayout {
   int queries;
   bool erases;
   int parts;
+  int entry_shift;   // a token has 2^entry_shift entries
+  uint32_t writing;  // bit n: its entry n writes a value
 
   __host__ __device__ int tile() const { return parts * kTileBytes; }
 
@@ -85,19 +89,20 @@ struct PromptCall {
 
 // The chunks of a row, in distances from its first token.
 struct Chunks {
+  int size;    // tokens
   int stored;  // <= 0
   int tokens;
-  int grid;          // a multiple of 64 of the position, <= stored
+  int grid;          // a multiple of a chunk's tokens of the position, <= stored
   int stored_after;  // >= stored
 
-  __device__ Chunks(const AdvanceCall& call, const Row& row)
-      : Chunks(call, row, call.Stored(row)) {}
+  __device__ Chunks(const PromptCall& call, const Row& row)
+      : Chunks(call, row, call.advance.Stored(row)) {}
 
-  __device__ int count() const { return (tokens - grid + kChunk - 1) / kChunk; }
+  __device__ int count() const { return (tokens - grid + size - 1) / size; }
 
-  __device__ int begin(int chunk) const { return chunk == 0 ? stored : grid + chunk * kChunk; }
+  __device__ int begin(int chunk) const { return chunk == 0 ? stored : grid + chunk * size; }
 
-  __device__ int end(int chunk) const { return Least(tokens, grid + (chunk + 1) * kChunk); }
+  __device__ int end(int chunk) const { return Least(tokens, grid + (chunk + 1) * size); }
 
   // How many of a chunk's tokens are in the state that is stored; 0: it is not stored there.
   __device__ int store(int chunk) const {
@@ -106,21 +111,27 @@ struct Chunks {
   }
 
  private:
-  __device__ Chunks(const AdvanceCall& call, const Row& row, int64_t stored_tokens)
-      : stored(static_cast<int>(stored_tokens - row.position)),
+  __device__ Chunks(const PromptCall& call, const Row& row, int64_t stored_tokens)
+      : size(kChunk >> call.layout.entry_shift),
+        stored(static_cast<int>(stored_tokens - row.position)),
         tokens(row.tokens),
-        grid(static_cast<int>(stored_tokens / kChunk * kChunk - row.position)),
-        stored_after(static_cast<int>(call.StoredAfter(row, stored_tokens) - row.position)) {}
+        grid(static_cast<int>(stored_tokens / size * size - row.position)),
+        stored_after(
+            static_cast<int>(call.advance.StoredAfter(row, stored_tokens) - row.position)) {}
 };
 
 // Chunks that a row may have, whatever is stored of it.
-inline int MostChunks(int tokens, const Window& window) {
-  return (tokens + window.ring()) / kChunk + 2;
+inline int MostChunks(int tokens, const Window& window, const WeightLayout& layout) {
+  return ((tokens + window.ring()) << layout.entry_shift) / kChunk + 2;
 }
 
 // Fast: operands in bf16. Exact: in three bf16 that make up an fp32.
 inline constexpr int kFastParts = 1;
 inline constexpr int kExactParts = 3;
+
+// Where a key of its own is erased, the next write does not take back what a read was wrong by.
+template <class Memory>
+inline constexpr bool kAlwaysExact = OwnKeys<Memory>() != 0;
 
 // Keys of a state as the kernels have it: the rest is zeros.
 inline int PaddedKeys(int key_dim) {

@@ -1,4 +1,4 @@
-// Cumulative log decays of a chunk's tokens, for keys that are weighed together. For .cu files.
+// Cumulative log decays of a chunk's entries, for keys that are weighed together. For .cu files.
 #ifndef EVENFLOW_KERNELS_CUDA_PREFILL_LOGS_CUH_
 #define EVENFLOW_KERNELS_CUDA_PREFILL_LOGS_CUH_
 
@@ -19,7 +19,7 @@ struct SharedLogs {
   float base[kMmas][kDims];  // of the block since the chunk's start, [block]
 };
 
-// i and j count tokens from the chunk's first, k keys from the first of the slice.
+// i and j count entries from the chunk's first, k keys from the first of the slice.
 template <class Memory>
 class LogsOfChunk {
  public:
@@ -30,9 +30,9 @@ class LogsOfChunk {
       : view_(view),
         shared_(shared),
         dim_(args.shape.key_dim),
-        block_shift_(4 + args.window.commit / 32),  // of 16, 32 or 64 tokens
+        block_shift_(4 + T::kEntries * args.window.commit / 32),  // of 16, 32 or 64
         begin_(chunks.begin(chunk)),
-        count_(chunks.end(chunk) - begin_),
+        count_(T::kEntries * (chunks.end(chunk) - begin_)),
         rate_(Memory::kDecay == Decay::kConstant ? args.log_decay[head] : 0) {}
 
   // l_i - l_j, in the order that loses least.
@@ -60,8 +60,8 @@ class LogsOfChunk {
         const int i = p / (kSlice / 4), k = p % (kSlice / 4) * 4;
         const int last = Least(i, count_ - 1);
         const int count = Block(last) == Block(i) ? dim_ - first - k : 0;
-        CopyFour(&shared_.log[i][k], view_.Log(begin_ + last) + (count > 0 ? first + k : 0), count,
-                 wide);
+        CopyFour(&shared_.log[i][k],
+                 view_.Log(begin_ + last / T::kEntries) + (count > 0 ? first + k : 0), count, wide);
       }
     } else {
       for (int i = static_cast<int>(threadIdx.x); i < kChunk; i += kWeighThreads) {
@@ -85,24 +85,24 @@ class LogsOfChunk {
  private:
   static __device__ int Key(int k) { return T::kChannels ? k : 0; }
 
-  // A token's log that all keys share; behind the last one nothing decays.
+  // An entry's log that all keys share; behind the last one nothing decays.
   __device__ float Shared(int i) const {
     const int last = Least(i, count_ - 1);
     if (Block(last) != Block(i)) {
       return 0;
     }
     if constexpr (T::kLogs) {
-      return view_.Log(begin_ + last)[0];
+      return view_.Log(begin_ + last / T::kEntries)[0];
     }
-    return static_cast<float>(last - (Block(last) << block_shift_) + 1) * rate_;
+    return static_cast<float>((last - (Block(last) << block_shift_)) / T::kEntries + 1) * rate_;
   }
 
   const HeadView<Memory> view_;
   SharedLogs<T::kChannels>& shared_;
   const int dim_;
-  const int block_shift_;  // blocks of 2^block_shift tokens
+  const int block_shift_;  // blocks of 2^block_shift entries
   const int begin_;        // of the chunk, in distances from the row's first token
-  const int count_;        // tokens
+  const int count_;        // entries
   const float rate_;
 };
 

@@ -1,7 +1,7 @@
 // Takes rows from chunk to chunk: see kernels/cuda/prefill.cuh. A block has a row's head and some
 // of its columns. Four warps have 16 columns of the state, each a quarter of the keys: S^T [16,
 // keys] stays in registers, where it lies as an operand of the products that read it. What they
-// read of a chunk's tokens is summed up for the warp that has that quarter of the tokens.
+// read for a chunk's entries is summed up for the warp that has that quarter of them.
 // Weights and values stream through shared memory.
 #include "kernels/cuda/head_view.cuh"
 #include "kernels/cuda/prefill.cuh"
@@ -21,7 +21,7 @@ class Passer {
         args_(call.advance.args),
         row_index_(static_cast<unsigned>(call.rows.row[prompt])),
         row_(call.advance.rows[row_index_]),
-        chunks_(call.advance, row_),
+        chunks_(call, row_),
         head_index_(head),
         head_(call.advance, row_, head),
         stream_(call, call.rows.first_item[prompt], head, head_, chunks_, buffers, shared),
@@ -114,7 +114,7 @@ class Passer {
     x[0] = x[1] = x[2] = x[3] = 0;
   }
 
-  // x = the values of the warp's tokens - x.
+  // x = the values of the warp's entries - x.
   __device__ void SubtractFromValues(int chunk, OwnTokens& x) const {
     const int stride = stream_.value_stride();
     const float* const values =
@@ -128,18 +128,23 @@ class Passer {
     }
   }
 
-  // Calls visit(token, half of the column's, element) for what the lane has of the warp's tokens,
-  // from `first` on.
+  __device__ int entries() const {
+    return 1 << call_.layout.entry_shift;
+  }  // of a token
+
+  // Calls visit(token, entry, half of the column's, element) for what the lane has of the warp's
+  // entries, of tokens from `first` on.
   template <class Visit>
-  __device__ void ForTokens(int chunk, int first, OwnTokens& own, const Visit& visit) const {
-    const int begin = chunks_.begin(chunk) + kMma * split_ + 2 * t_;
+  __device__ void ForEntries(int chunk, int first, OwnTokens& own, const Visit& visit) const {
+    const int begin = chunks_.begin(chunk), end = chunks_.end(chunk);
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int t = begin + 8 * tile + e % 2;
-        if (t >= first && t < chunks_.end(chunk) && column_ + e / 2 * 8 < args_.shape.value_dim) {
-          visit(t, e / 2, own[tile][e]);
+        const int n = kMma * split_ + 2 * t_ + 8 * tile + e % 2;
+        const int t = begin + (n >> call_.layout.entry_shift);
+        if (t >= first && t < end && column_ + e / 2 * 8 < args_.shape.value_dim) {
+          visit(t, n & (entries() - 1), e / 2, own[tile][e]);
         }
       }
     }
@@ -149,8 +154,9 @@ class Passer {
   __device__ void Keep(int chunk, OwnTokens& own) {
     const int kept = row_.tokens - args_.window.ring();
     if (chunks_.end(chunk) > kept) {
-      ForTokens(chunk, kept < 0 ? 0 : kept, own,
-                [&](int t, int half, float x) { *head_.Value(t, 0, column_ + 8 * half) = x; });
+      ForEntries(chunk, kept < 0 ? 0 : kept, own, [&](int t, int entry, int half, float x) {
+        *head_.ValueOf(entries(), t, entry, column_ + 8 * half) = x;
+      });
     }
   }
 
@@ -158,8 +164,11 @@ class Passer {
     const int value_dim = args_.shape.value_dim;
     const int stride = args_.shape.output_heads() * value_dim;
     float* const out = out_ + query * value_dim;
-    ForTokens(chunk, 0, own,
-              [&](int t, int half, float x) { out[int64_t{t} * stride + 8 * half] = x; });
+    ForEntries(chunk, 0, own, [&](int t, int entry, int half, float x) {
+      if (entry == entries() - 1) {
+        out[int64_t{t} * stride + 8 * half] = x;
+      }
+    });
   }
 
   __device__ static const std::byte* Tile(const std::byte* stage, int slab, int tile) {
@@ -189,7 +198,7 @@ class Passer {
     return stage + Stream::kSquare;
   }
 
-  // u of the warp's tokens.
+  // u of the warp's entries.
   __device__ void Erase(int chunk, OwnTokens& own) {
     PassTokens tokens;
     const std::byte* const square = ReadState(tokens);
@@ -204,7 +213,7 @@ class Passer {
     }
   }
 
-  // Takes a segment of the chunk's tokens in: steps [begin, end) of 16.
+  // Takes a segment of the chunk's entries in: steps [begin, end) of 16.
   __device__ void Fold(int operand, int segment, int begin, int end) {
 #pragma unroll
     for (int step = 0; step < Stream::kSteps; ++step) {
@@ -267,7 +276,7 @@ class Passer {
       Write(chunk, query, own);
     }
     stream_.AwaitValues();
-    const int store = chunks_.store(chunk) / kMma;
+    const int store = entries() * chunks_.store(chunk) / kMma;
     int done = 0;
 #pragma unroll 1
     for (int left = stream_.segments(chunk); left > 0; --left) {
@@ -289,7 +298,7 @@ class Passer {
   const PassView head_;
   Stream stream_;
   const Splits splits_;
-  const int split_;  // which of the keys and tokens are this warp's
+  const int split_;  // which of the keys and entries are this warp's
   const int g_;
   const int t_;
   const int column_;  // of this lane; it has column_ + 8, too

@@ -52,6 +52,8 @@ class PassStream {
         token_stride_(call.advance.args.shape.value_heads * value_dim_),
         wide_(call.wide),
         count_(chunks.count()),
+        entry_shift_(call.layout.entry_shift),
+        writing_(call.layout.writing),
         plain_steps_(call.layout.reads() * kSteps),
         item_bytes_(int64_t{call.advance.args.shape.heads} * call.layout.bytes()),
         first_(call.Weights(item, head)),
@@ -108,14 +110,15 @@ class PassStream {
     float* const values = Values(chunk) + c;
 #pragma unroll 1
     for (int n = static_cast<int>(threadIdx.x) / pieces; n < kChunk; n += tokens) {
-      const int t = begin + n;
+      const int t = begin + (n >> entry_shift_), entry = n & ((1 << entry_shift_) - 1);
+      const bool there = t < 0 || (t < end && (writing_ >> entry & 1) != 0);
       const float* of = first_value_ + from;
       if (t < 0) {
-        of = view_.Value(t, 0, from);
-      } else if (t < end) {
+        of = view_.ValueOf(1 << entry_shift_, t, entry, from);
+      } else if (there) {
         of += int64_t{t} * token_stride_;
       }
-      CopyFour(values + n * value_stride(), of, t < end ? count : 0, wide_);
+      CopyFour(values + n * value_stride(), of, there ? count : 0, wide_);
     }
     CommitCopies();
   }
@@ -125,7 +128,7 @@ class PassStream {
     WaitForCopies<0>();
   }
 
-  // Those of a chunk [64, columns], 0 where there is no token.
+  // Those of a chunk's entries [64, columns], 0 where there is none.
   __device__ float* Values(int chunk) const {
     return values_ + chunk % 2 * kChunk * value_stride();
   }
@@ -189,6 +192,8 @@ class PassStream {
   const int token_stride_;  // of values
   const bool wide_;
   const int count_;  // chunks
+  const int entry_shift_;
+  const uint32_t writing_;
   const int plain_steps_;
   const int64_t item_bytes_;  // of a chunk, all heads
   const std::byte* const first_;

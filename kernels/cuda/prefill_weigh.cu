@@ -1,58 +1,49 @@
-// What the tokens of each chunk weigh: see kernels/cuda/prefill.cuh. A block is a chunk and a head;
-// keys come in slices of 64, and warp I takes the reads of tokens [16 I, 16 I + 16).
+// What the entries of each chunk weigh: see kernels/cuda/prefill.cuh. A block is a chunk and a
+// head; keys come in slices of 64, and warp I takes the reads of entries [16 I, 16 I + 16).
 #include "kernels/cuda/prefill_logs.cuh"
+#include "kernels/cuda/prefill_slices.cuh"
 #include "kernels/cuda/prefill_triangle.cuh"
 
 namespace evenflow {
 namespace {
 
 constexpr int kPairs = kMma * (kMma + 1) / 2;  // (i, j <= i) of 16 tokens
+constexpr float kLargestDecay = 40;            // e^-40 still leaves 24 bits of a normal bf16
 
-struct Slice {
-  float x[kChunk][kStride];
-};
-
-template <bool kChannels>
+template <bool kChannels, bool kOwnKeys>
 struct WeighShared {
   union {
-    struct {
-      Slice queries, keys;
-    };
-
+    Slices<kOwnKeys> slices;
     Triangle triangle;  // once keys are done
   };
 
   SharedLogs<kChannels> logs;
   float beta[kChunk];
-  float diagonal[2][kChunk][kChannels ? kMma + 1 : 1];  // of A, of M: [token, token - 16 I]
+  float diagonal[2][kChunk][kChannels ? kMma + 1 : 1];  // of A, of M: [entry, entry - 16 I]
 };
 
 template <class Memory, int kParts>
 class Weigher {
  public:
   using T = Traits<Memory>;
-  using Shared = WeighShared<T::kChannels>;
+  using Shared = WeighShared<T::kChannels, T::kOwnKeys != 0>;
 
   __device__ Weigher(const PromptCall& call, const Row& row, int head, const Chunks& chunks,
                      int chunk, std::byte* weights, Shared& shared)
       : call_(call),
-        head_(call.advance, row, head),
-        logs_(head_, head, call.advance.args, chunks, chunk, shared.logs),
+        entries_({call.advance, row, head}, call.advance.args.shape.key_dim, chunks, chunk),
+        logs_({call.advance, row, head}, head, call.advance.args, chunks, chunk, shared.logs),
         shared_(shared),
         weights_(weights),
-        dim_(call.advance.args.shape.key_dim),
-        begin_(chunks.begin(chunk)),
-        count_(chunks.end(chunk) - begin_),
-        store_(chunks.store(chunk)),
+        store_(T::kEntries * chunks.store(chunk)),
         warp_(static_cast<int>(threadIdx.x) / 32),
         lane_(static_cast<int>(threadIdx.x) % 32),
         g_(lane_ / 4),
         t_(lane_ % 4) {}
 
   __device__ void Run() {
-    for (int n = static_cast<int>(threadIdx.x); T::kErases && n < kChunk; n += kWeighThreads) {
-      const int t = begin_ + n;
-      shared_.beta[n] = n >= count_ ? 0.0f : t < 0 ? 1.0f : head_.Beta(t);
+    if constexpr (T::kErases) {
+      entries_.FetchBeta(shared_.beta);
     }
     for (int query = call_.layout.queries - 1; query >= 0; --query) {
       Query(query);
@@ -65,26 +56,10 @@ class Weigher {
  private:
   static __device__ float Exp(float x) { return kParts == 1 ? __expf(x) : expf(x); }
 
-  // Begins to copy 64 keys from `first` on of what `of(t)` points at, for tokens from `from` on;
-  // zeros elsewhere.
-  template <class Of>
-  __device__ void FetchSlice(int first, int from, const Of& of, Slice* to) {
-    for (int p = static_cast<int>(threadIdx.x); p < kChunk * kSlice / 4; p += kWeighThreads) {
-      const int n = p / (kSlice / 4), k = p % (kSlice / 4) * 4;
-      const bool there = n < count_ && begin_ + n >= from;
-      const int count = there ? dim_ - first - k : 0;
-      CopyFour(&to->x[n][k], of(there ? begin_ + n : 0) + (count > 0 ? first + k : 0), count,
-               call_.wide);
-    }
-  }
-
   // Queries, keys and logs of a slice.
   __device__ void LoadSlice(int query, int first) {
     __syncthreads();
-    FetchSlice(
-        first, 0, [&](int t) { return head_.Query(t, query); }, &shared_.queries);
-    FetchSlice(
-        first, begin_, [&](int t) { return head_.Keys(t); }, &shared_.keys);
+    entries_.Fetch(query, first, call_.wide, &shared_.slices);
     if (T::kChannels || first == 0) {
       logs_.Fetch(first, call_.wide);
     }
@@ -115,25 +90,25 @@ class Weigher {
     }
   }
 
-  // Rows of `x`, times e^{L}, for 64 keys. Tokens before the row's have none.
+  // Rows of `x`, times e^{L}, for 64 keys. Those of tokens before the row's are zeros.
   __device__ void StoreRows(const Slice& x, int stage) const {
     StoreStage(stage, [&](int slab, int tile, int g, int t) {
       const int n = kMma * tile + g, k = kMma * slab + t;
-      const bool reads = begin_ + n >= 0;
+      const bool reads = entries_.TokenOf(n) >= 0;
       const float low = Exp(logs_.SinceChunk(n, k));
       const float high = T::kChannels ? Exp(logs_.SinceChunk(n, k + 1)) : low;
       return make_float2(reads ? x.x[n][k] * low : 0, reads ? x.x[n][k + 1] * high : 0);
     });
   }
 
-  // Keys as they are folded: w_j e^{L_last - L_j}, with the last token of j's segment; and D.
+  // Keys as they are folded: w_j e^{L_last - L_j}, with the last entry of j's segment; and D.
   __device__ void StoreFolds(int stage) {
     const auto last_of = [&](int n) { return n < store_ ? store_ - 1 : kChunk - 1; };
     StoreStage(stage, [&](int slab, int tile, int g, int t) {
       const int k = kMma * slab + g, n = kMma * tile + t;
       const int last = last_of(n);
-      return make_float2(shared_.keys.x[n][k] * Exp(logs_.Between(last, n, k)),
-                         shared_.keys.x[n + 1][k] * Exp(logs_.Between(last, n + 1, k)));
+      return make_float2(shared_.slices.keys.x[n][k] * Exp(logs_.Between(last, n, k)),
+                         shared_.slices.keys.x[n + 1][k] * Exp(logs_.Between(last, n + 1, k)));
     });
     auto* decay = reinterpret_cast<float*>(weights_ + stage + call_.layout.stage());
     const int k = static_cast<int>(threadIdx.x) % kSlice;
@@ -145,7 +120,20 @@ class Weigher {
     }
   }
 
-  // x[i][k, k + 1] of the warp's tokens, as A. Where channels decay, since the token before them.
+  // l_i less that of the entry before the warp's first.
+  __device__ float SinceTile(int i, int k) const {
+    return warp_ == 0 ? logs_.SinceChunk(i, k) : logs_.Between(i, kMma * warp_ - 1, k);
+  }
+
+  // Whether e^l and e^-l are normal numbers for the decays of the slice's keys among the warp's own
+  // entries, so that products may have them as factors.
+  __device__ bool DecaysAreSmall() const {
+    const int last = kMma * warp_ + kMma - 1;
+    const float least = fminf(SinceTile(last, lane_), SinceTile(last, lane_ + 32));
+    return __all_sync(0xffffffffu, least > -kLargestDecay);
+  }
+
+  // x[i][k, k + 1] of the warp's entries, as A. Where channels decay, since the one before them.
   __device__ MmaA<kParts> LoadA(const Slice& x, int k) const {
     float d[2][4];
 #pragma unroll
@@ -154,17 +142,17 @@ class Weigher {
       const int key = k + 2 * t_ + p / 2 * 8;
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const float decay = T::kChannels ? Exp(logs_.Between(i, kMma * warp_ - 1, key + e)) : 1.0f;
+        const float decay = T::kChannels ? Exp(SinceTile(i, key + e)) : 1.0f;
         d[p / 2][p % 2 * 2 + e] = x.x[i][key + e] * decay;
       }
     }
     return SplitA<kParts>(d[0], d[1]);
   }
 
-  // sums[j] += x . w_j over 64 keys, for the warp's tokens and j of as many tiles of 8 as there are
-  // before them and, unless channels decay, of theirs.
-  __device__ void AddProducts(const Slice& x, float (&sums)[2 * kMmas][4]) const {
-    const int tiles = 2 * (T::kChannels ? warp_ : warp_ + 1);
+  // sums[j] += x . w_j over 64 keys, for the warp's entries and j of as many tiles of 8 as there
+  // are before them and, where they are `own`, of theirs.
+  __device__ void AddProducts(const Slice& x, bool own, float (&sums)[2 * kMmas][4]) const {
+    const int tiles = 2 * (own ? warp_ + 1 : warp_);
     if (tiles == 0) {
       return;
     }
@@ -178,10 +166,10 @@ class Weigher {
           for (int p = 0; p < 2; ++p) {
             const int j = 8 * tile + g_;
             const int key = k + 2 * t_ + p * 8;
-            float w[2] = {shared_.keys.x[j][key], shared_.keys.x[j][key + 1]};
+            float w[2] = {shared_.slices.keys.x[j][key], shared_.slices.keys.x[j][key + 1]};
             if constexpr (T::kChannels) {
-              w[0] *= Exp(logs_.Between(kMma * warp_ - 1, j, key));
-              w[1] *= Exp(logs_.Between(kMma * warp_ - 1, j, key + 1));
+              w[0] *= Exp(-SinceTile(j, key));
+              w[1] *= Exp(-SinceTile(j, key + 1));
             }
             SplitPair<kParts>(w[0], w[1], b[p]);
           }
@@ -197,8 +185,8 @@ class Weigher {
     }
   }
 
-  // The same among the warp's own tokens where channels decay, in fp32: a lane a pair. Of queries
-  // and, where it `erases`, of keys.
+  // The same among the warp's own entries where channels decay much, in fp32: a lane a pair. Of
+  // queries and, where it `erases`, of erased keys.
   __device__ void AddDiagonal(bool erases) {
     for (int pair = lane_; pair < kPairs; pair += 32) {
       int i = 0;
@@ -213,9 +201,9 @@ class Weigher {
       for (int step = 0; step < kSlice; ++step) {
         const int k = (step + lane_) % kSlice;
         const float decay = Exp(logs_.SinceBlock(i, k) - logs_.SinceBlock(j, k));
-        const float decayed = shared_.keys.x[j][k] * decay;
-        score = fmaf(shared_.queries.x[i][k], decayed, score);
-        erase = T::kErases ? fmaf(shared_.keys.x[i][k], decayed, erase) : 0;
+        const float decayed = shared_.slices.keys.x[j][k] * decay;
+        score = fmaf(shared_.slices.queries.x[i][k], decayed, score);
+        erase = T::kErases ? fmaf(shared_.slices.Erased().x[i][k], decayed, erase) : 0;
       }
       shared_.diagonal[0][i][n] += score;
       if (erases) {
@@ -236,7 +224,7 @@ class Weigher {
         if (strict ? j >= i : j > i) {
           sum = 0;
         } else if constexpr (T::kChannels) {
-          sum = j >= kMma * warp_ ? shared_.diagonal[of][i][j - kMma * warp_] : sum;
+          sum += j >= kMma * warp_ ? shared_.diagonal[of][i][j - kMma * warp_] : 0.0f;
         } else {
           sum *= Exp(logs_.Between(i, j, 0));
         }
@@ -252,22 +240,23 @@ class Weigher {
     float scores[2 * kMmas][4] = {}, erases[2 * kMmas][4] = {};
     if constexpr (T::kChannels) {
       __syncwarp();
-      for (int i = lane_; i < kMma * (kMma + 1); i += 32) {  // of the warp's tokens
+      for (int i = lane_; i < kMma * (kMma + 1); i += 32) {  // of the warp's entries
         shared_.diagonal[0][kMma * warp_][i] = shared_.diagonal[1][kMma * warp_][i] = 0;
       }
     }
     for (int slice = 0; slice < layout.slices; ++slice) {
       LoadSlice(query, slice * kSlice);
-      StoreRows(shared_.queries, stage + slice * layout.stage());
-      AddProducts(shared_.queries, scores);
-      if constexpr (T::kChannels) {
+      StoreRows(shared_.slices.queries, stage + slice * layout.stage());
+      const bool own = !T::kChannels || DecaysAreSmall();
+      AddProducts(shared_.slices.queries, own, scores);
+      if (!own) {
         AddDiagonal(T::kErases && first);
       }
       if (first) {
         StoreFolds(layout.folds() + slice * layout.fold_stage());
         if constexpr (T::kErases) {
-          StoreRows(shared_.keys, slice * layout.stage());
-          AddProducts(shared_.keys, erases);
+          StoreRows(shared_.slices.Erased(), slice * layout.stage());
+          AddProducts(shared_.slices.Erased(), own, erases);
         }
       }
     }
@@ -282,7 +271,7 @@ class Weigher {
     }
   }
 
-  // The warp's rows of A, as far as tokens read.
+  // The warp's rows of A, as far as entries are read.
   __device__ void StoreSquare(const float (&sums)[2 * kMmas][4], int stage) const {
 #pragma unroll
     for (int j = 0; j < kMmas; ++j) {
@@ -304,7 +293,7 @@ class Weigher {
       for (int e = 0; e < 4; ++e) {
         const int i = kMma * warp_ + g_ + e / 2 * 8;
         shared_.triangle.m[i][8 * tile + 2 * t_ + e % 2] =
-            begin_ + i < 0 ? 0 : shared_.beta[i] * sums[tile][e];
+            entries_.TokenOf(i) < 0 ? 0 : shared_.beta[i] * sums[tile][e];
       }
     }
   }
@@ -326,13 +315,10 @@ class Weigher {
   }
 
   const PromptCall& call_;
-  const HeadView<Memory> head_;
+  const EntriesOfChunk<Memory> entries_;
   const LogsOfChunk<Memory> logs_;
   Shared& shared_;
   std::byte* const weights_;
-  const int dim_;
-  const int begin_;  // of the chunk, in distances from the row's first token
-  const int count_;  // tokens
   const int store_;  // of these in the state that is stored, or 0
   const int warp_;
   const int lane_;
@@ -342,7 +328,8 @@ class Weigher {
 
 // Of a multiprocessor: as many as its shared memory holds, or registers without spills.
 template <class Memory>
-inline constexpr int kWeighBlocks = Traits<Memory>::kChannels ? 3 : 4;
+inline constexpr int kWeighBlocks = (Traits<Memory>::kChannels ? 3 : 4) -
+                                    (Traits<Memory>::kOwnKeys != 0 ? 1 : 0);
 
 template <class Memory, int kParts>
 __global__ void __launch_bounds__(kWeighThreads, kWeighBlocks<Memory>)
@@ -355,22 +342,22 @@ __global__ void __launch_bounds__(kWeighThreads, kWeighBlocks<Memory>)
     ++r;
   }
   const Row row = call.advance.rows[call.rows.row[r]];
-  const Chunks chunks(call.advance, row);
+  const Chunks chunks(call, row);
   const int chunk = item - call.rows.first_item[r];
   if (chunk >= chunks.count()) {
     return;
   }
   const int head = static_cast<int>(blockIdx.y);
-  Weigher<Memory, kParts> weigher(
-      call, row, head, chunks, chunk, call.Weights(item, head),
-      *reinterpret_cast<WeighShared<Traits<Memory>::kChannels>*>(shared));
+  using Shared = typename Weigher<Memory, kParts>::Shared;
+  Weigher<Memory, kParts> weigher(call, row, head, chunks, chunk, call.Weights(item, head),
+                                  *reinterpret_cast<Shared*>(shared));
   weigher.Run();
 }
 
 template <class Memory, int kParts>
 void Run(const PromptCall& call, int items, cudaStream_t stream) {
   const auto kernel = Weigh<Memory, kParts>;
-  const size_t bytes = sizeof(WeighShared<Traits<Memory>::kChannels>);
+  const size_t bytes = sizeof(typename Weigher<Memory, kParts>::Shared);
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                        static_cast<int>(bytes));
   const dim3 blocks(static_cast<unsigned>(items),
@@ -382,11 +369,12 @@ void Run(const PromptCall& call, int items, cudaStream_t stream) {
 
 void WeighPrompts(const PromptCall& call, int items, cudaStream_t stream) {
   VisitInChunks(call.advance.args.memory, [&]<class Memory>() {
-    if (call.layout.parts == kFastParts) {
-      Run<Memory, kFastParts>(call, items, stream);
-    } else {
-      Run<Memory, kExactParts>(call, items, stream);
+    if constexpr (!kAlwaysExact<Memory>) {
+      if (call.layout.parts == kFastParts) {
+        return Run<Memory, kFastParts>(call, items, stream);
+      }
     }
+    Run<Memory, kExactParts>(call, items, stream);
   });
 }
 

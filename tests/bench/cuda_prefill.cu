@@ -83,12 +83,15 @@ double Measure(const Setup& setup) {
     return sizeof(float) * tokens * static_cast<size_t>(heads) * static_cast<size_t>(dim);
   };
   const Memory slots(layout.bytes * sequences), q(floats(shape.query_heads, shape.key_dim)),
-      k(floats(shape.key_heads, shape.key_dim)), v(floats(shape.value_heads, shape.value_dim)),
-      log_decay(floats(shape.heads, shape.key_dim)), beta(floats(shape.heads, 1)),
-      o(floats(shape.output_heads(), shape.value_dim)), rows(sizeof(Row) * sequences),
-      health(sizeof(StateHealth) * sequences), counters(sizeof(uint32_t) * (kCounters + sequences));
+      k(floats(shape.key_heads * EntryCount(setup.memory), shape.key_dim)),
+      e(floats(shape.heads * std::max(1, OwnKeyCount(setup.memory)), shape.key_dim)),
+      v(floats(shape.value_heads, shape.value_dim)), log_decay(floats(shape.heads, shape.key_dim)),
+      beta(floats(shape.heads, 1)), o(floats(shape.output_heads(), shape.value_dim)),
+      rows(sizeof(Row) * sequences), health(sizeof(StateHealth) * sequences),
+      counters(sizeof(uint32_t) * (kCounters + sequences));
   q.Fill(-0.1f, 0.1f);
   k.Fill(-0.1f, 0.1f);
+  e.Fill(-0.1f, 0.1f);
   v.Fill(-1, 1);
   log_decay.Fill(-0.2f, 0);
   beta.Fill(0, 1);
@@ -117,6 +120,7 @@ double Measure(const Setup& setup) {
   args.slots = {slots.As<std::byte>(), layout.bytes};
   args.q = q.As<float>();
   args.k = k.As<float>();
+  args.e = e.As<float>();
   args.v = v.As<float>();
   args.log_decay = log_decay.As<float>();
   args.beta = beta.As<float>();

@@ -95,6 +95,25 @@ TEST_P(MemoryPromptTest, PiecesOfAnyLengthAreTheRecurrence) {
   });
 }
 
+// Some channels lose nearly all with one token, others little with many.
+TEST_P(MemoryPromptTest, StrongDecaysAreTheRecurrence) {
+  if (DecayOf(GetParam()) != Decay::kScalar && DecayOf(GetParam()) != Decay::kChannel) {
+    GTEST_SKIP() << "its decays are no inputs";
+  }
+  ForCases([](const MemorySetup& setup) {
+    MemoryInputs inputs = RandomInputs(setup, kTokens, 70);
+    for (size_t i = 0; i < inputs.log_decay.size(); i += 7) {
+      inputs.log_decay[i] *= i % 3 == 0 ? 100.0f : 30.0f;
+    }
+    const MemoryReference reference =
+        RunReference(setup, inputs, static_cast<int>(setup.window.Stored(kTokens - 1)));
+    MemorySessions sessions(setup, 1, 1);
+    ExpectNear(setup, sessions.Run(0, inputs, 0, kTokens, kTokens), reference);
+    const bool rounds = setup.state_dtype == DType::kBF16 || setup.activations == DType::kBF16;
+    EXPECT_LE(StateError(sessions, 0, reference), rounds ? 0.03 : 1e-5);
+  });
+}
+
 // Rows of different lengths in a step, some of one token: the bits of each as if it were alone.
 TEST_P(MemoryPromptTest, CompanyChangesNoBit) {
   ForCases([](const MemorySetup& setup) {
