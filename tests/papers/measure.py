@@ -173,6 +173,7 @@ def main():
     parser.add_argument("what", nargs="+", choices=[*MEASURES, "bits"])
     parser.add_argument("--program", required=True)
     parser.add_argument("--checkpoints", type=pathlib.Path)
+    parser.add_argument("--only", default="*", metavar="GLOB", help="of the checkpoints' folders [all]")
     parser.add_argument("--nats", type=pathlib.Path, metavar="OUT")
     parser.add_argument("--tokens", type=int, help="of the held-out text [all]")
     args = parser.parse_args()
@@ -183,7 +184,7 @@ def main():
             if what == "bits":
                 bits(args, evenflow)
                 continue
-            folders = sorted(path.parent for path in args.checkpoints.glob("*/config.json"))
+            folders = sorted(path.parent for path in args.checkpoints.glob(args.only + "/config.json"))
             result, wrong = MEASURES[what](args, evenflow, folders)
             recall_data.write_results(args.checkpoints / (what + ".json"), result)
             failed += wrong
