@@ -44,7 +44,6 @@ void LaunchDecode(const AdvanceCall& call, const CudaStep& step) {
                     static_cast<unsigned>(shape.heads), static_cast<unsigned>(step.row_count));
   const auto kernel = Decode<Shape, kFew>;
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
   Launch(kernel, {blocks, Shape::kThreads, static_cast<size_t>(bytes)}, step.stream, call, plan);
 }
 
