@@ -3,11 +3,16 @@
 
 #include "kernels/cuda/advance.cuh"
 #include "kernels/cuda/decode_plan.cuh"
+#include "kernels/cuda/memory_inputs.cuh"
 
 namespace evenflow {
 namespace {
 
 constexpr size_t kAlignment = 256;
+// Of a step whose MemoryInputs, and whose MemoryOutput, are left to the decode kernel: with more it
+// takes longer (kernels/cuda/README.md).
+constexpr int kMaxPreparedRows = 16;
+constexpr int kMaxFinishedRows = 2;
 
 size_t RoundUp(size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -30,6 +35,29 @@ bool HasRows(const AdvanceCall& call, const CudaStep& step) {
          (step.host_rows == nullptr ||
           std::any_of(step.host_rows, step.host_rows + step.row_count,
                       [&](const Row& row) { return call.Takes(row); }));
+}
+
+// Whether all rows are the decode kernel's, with one token each.
+bool DecodesAlone(const AdvanceArgs& args, const CudaStep& step) {
+  return step.max_row_tokens == 1 && DecodeSupports(args, step.row_count);
+}
+
+// Of a head.
+int DecodeBlocks(const AdvanceArgs& args) {
+  int blocks = 0;
+  const auto count = [&]<class Shape>() {
+    blocks = static_cast<int>(CeilDiv(args.shape.value_dim, kTile * Shape::kWarps));
+  };
+  args.state_dtype == DType::kF32 ? VisitDecodeShape<float>(args, count)
+                                  : VisitDecodeShape<__nv_bfloat16>(args, count);
+  return blocks;
+}
+
+// Whether blocks can be clusters.
+bool HasClusters() {
+  int major = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+  return major >= 9;
 }
 
 // Of a block.
@@ -62,7 +90,33 @@ const char* CudaRefusal(const AdvanceArgs& args) {
                "multiprocessor's shared memory";
 }
 
-void CudaAdvance(const AdvanceArgs& args, const CudaStep& step) {
+bool CanGoBefore(const AdvanceArgs& args, const MemoryInputsArgs& inputs, const CudaStep& step) {
+  const MemoryShape& shape = args.shape;
+  const bool whole = inputs.raw_key_dim == shape.key_dim && inputs.raw_value_dim == shape.value_dim;
+  const bool decays =
+      DecayOf(args.memory) == Decay::kScalar || DecayOf(args.memory) == Decay::kChannel;
+  const bool by_channels = DecayOf(args.memory) == Decay::kChannel;
+  return DecodesAlone(args, step) && step.row_count <= kMaxPreparedRows && whole &&
+         VisitMemory(args.memory, []<class Memory>() { return kPreparable<Memory>; }) &&
+         inputs.q == args.q && inputs.k == args.k && inputs.v == args.v &&
+         (!decays || (inputs.log_decay == args.log_decay && inputs.decay_column >= 0 &&
+                      inputs.decay_channels == (by_channels ? shape.key_dim : 1))) &&
+         (args.beta == nullptr || inputs.beta == args.beta) &&
+         (inputs.k_column >= 0 || (by_channels && shape.key_heads == shape.heads)) &&
+         IsElementwise(inputs.q_map.map) && IsElementwise(inputs.k_map.map) &&
+         inputs.level_weights.column < 0;
+}
+
+bool CanFollow(const AdvanceArgs& args, const MemoryOutputArgs& output, const CudaStep& step) {
+  const int blocks = DecodeBlocks(args);
+  return DecodesAlone(args, step) && step.row_count <= kMaxFinishedRows && output.o == args.o &&
+         output.heads == args.shape.heads && output.value_dim == args.shape.value_dim &&
+         !output.normalizer && output.skip.data == nullptr && output.norm != OutputNorm::kGroup &&
+         (output.norm == OutputNorm::kNone || (blocks > 1 && blocks <= kMaxCluster)) &&
+         HasClusters();
+}
+
+void CudaAdvance(const AdvanceArgs& args, const CudaStep& step, const BesideAdvance& beside) {
   AdvanceCall call;
   call.args = args;
   call.layout = LayoutOf(args.memory, args.shape, args.window, args.state_dtype);
@@ -91,7 +145,7 @@ void CudaAdvance(const AdvanceArgs& args, const CudaStep& step) {
     one.end_tokens = few.min_tokens = 2;
     few.end_tokens = call.min_tokens;
     if (HasRows(one, step)) {
-      (f32 ? DecodeF32 : DecodeBF16)(one, step);
+      (f32 ? DecodeF32 : DecodeBF16)(one, beside, step);
     }
     if (HasRows(few, step)) {
       (f32 ? DecodeFewF32 : DecodeFewBF16)(few, step);

@@ -66,6 +66,29 @@ class CopyBarrier {
 #endif
   }
 
+#if __CUDA_ARCH__ >= 900
+  // In place of copies and their end: other threads will Send so many bytes. One thread.
+  __device__ void Expect(int bytes) {
+    asm volatile(
+        "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(&word_)),
+        "r"(bytes)
+        : "memory");
+  }
+
+  // To the same place in the shared memory of the cluster's block `rank`, whose barrier expects it.
+  __device__ void Send(float value, float* shared, int rank) const {
+    asm volatile(
+        "{\n"
+        ".reg .b32 to, barrier;\n"
+        "mapa.shared::cluster.u32 to, %0, %2;\n"
+        "mapa.shared::cluster.u32 barrier, %1, %2;\n"
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [to], %3, [barrier];\n"
+        "}" ::"r"(SharedAddress(shared)),
+        "r"(SharedAddress(&word_)), "r"(rank), "f"(value)
+        : "memory");
+  }
+#endif
+
   __device__ void Wait(int parity) const {
     uint32_t done = 0;
     while (done == 0) {

@@ -156,6 +156,8 @@ void CudaBackend::BeginStep(const StepInput& input) {
   samples_ = input.logit_count > 0 && input.sampling[0].params != nullptr;
   mode_ = Mode::kEager;
   held_.reset();
+  held_inputs_.reset();
+  held_advance_.reset();
   normed_.reset();
 
   step_.row_count = std::max(input.row_count, padded);
@@ -196,50 +198,6 @@ void CudaBackend::Embed(const EmbedArgs& args) {
   Run("Embed", CudaEmbed, args);
 }
 
-void CudaBackend::RunProduct(const MatMulArgs& args, const NormArgs* norm,
-                             const MlpActivationArgs* mlp) {
-  const bool lacks = normed_ && normed_->y.data == args.x.data;
-  if (!matmul_->Run(args, {lacks ? &*normed_ : nullptr, norm, mlp}, step_)) {
-    Fail("cuBLASLt has no product of [" + std::to_string(args.w.rows) + ", " +
-         std::to_string(args.w.cols) + "], or there is no memory for it");
-  }
-  normed_ = norm == nullptr ? std::nullopt : std::optional<NormArgs>(*norm);
-  Check(cudaGetLastError(), "MatMul");
-}
-
-void CudaBackend::RunHeld() {
-  if (const std::optional<MatMulArgs> held = std::exchange(held_, std::nullopt)) {
-    RunProduct(*held, nullptr, nullptr);
-  }
-}
-
-void CudaBackend::Norm(const NormArgs& args) {
-  if (Enqueues() && held_ && CanFollow(*held_, args)) {
-    RunProduct(*std::exchange(held_, std::nullopt), &args, nullptr);
-  } else {
-    Run("Norm", CudaNorm, args);
-  }
-}
-
-void CudaBackend::MlpActivation(const MlpActivationArgs& args) {
-  if (Enqueues() && held_ && CanFollow(*held_, args)) {
-    RunProduct(*std::exchange(held_, std::nullopt), nullptr, &args);
-  } else {
-    Run("MlpActivation", CudaMlpActivation, args);
-  }
-}
-
-void CudaBackend::MatMul(const MatMulArgs& args) {
-  if (Enqueues()) {
-    RunHeld();
-    if (matmul_->RunsBeside(args, step_)) {
-      held_ = args;
-    } else {
-      RunProduct(args, nullptr, nullptr);
-    }
-  }
-}
-
 void CudaBackend::MakeRoomForHealth(int memory_layer) {
   if (memory_layer >= kMaxMemoryLayers) {
     Fail("a model has at most " + std::to_string(kMaxMemoryLayers) + " layers");
@@ -250,11 +208,6 @@ void CudaBackend::MakeRoomForHealth(int memory_layer) {
 void CudaBackend::Precondition(const PreconditionArgs& args) {
   MakeRoomForHealth(args.memory_layer);
   Run("Precondition", CudaPrecondition, args);
-}
-
-void CudaBackend::Advance(const AdvanceArgs& args) {
-  MakeRoomForHealth(args.memory_layer);
-  Run("Advance", CudaAdvance, args);
 }
 
 void CudaBackend::Sample(const SampleArgs& args) {

@@ -62,9 +62,7 @@ class CudaBackend final : public Backend {
 
   void TokenShift(const TokenShiftArgs& args) override { Run("TokenShift", CudaTokenShift, args); }
 
-  void MemoryInputs(const MemoryInputsArgs& args) override {
-    Run("MemoryInputs", CudaMemoryInputs, args);
-  }
+  void MemoryInputs(const MemoryInputsArgs& args) override;
 
   void Precondition(const PreconditionArgs& args) override;
 
@@ -74,9 +72,7 @@ class CudaBackend final : public Backend {
 
   void Advance(const AdvanceArgs& args) override;
 
-  void MemoryOutput(const MemoryOutputArgs& args) override {
-    Run("MemoryOutput", CudaMemoryOutput, args);
-  }
+  void MemoryOutput(const MemoryOutputArgs& args) override;
 
   void WindowAttention(const WindowAttentionArgs& args) override {
     Run("WindowAttention", CudaWindowAttention, args);
@@ -124,7 +120,9 @@ class CudaBackend final : public Backend {
   void EndCapture();
 
   void RunProduct(const MatMulArgs& args, const NormArgs* norm, const MlpActivationArgs* mlp);
-  // A product is put off until it is known what follows it; this runs it alone.
+  void RunAdvance(const MemoryOutputArgs* output);
+  // Products, a memory's inputs and its Advance are put off until it is known what follows them;
+  // this runs those that are.
   void RunHeld();
 
   bool Enqueues() const { return mode_ != Mode::kReplay && error_.empty(); }
@@ -160,6 +158,8 @@ class CudaBackend final : public Backend {
 
   Mode mode_ = Mode::kEager;
   std::optional<MatMulArgs> held_;
+  std::optional<MemoryInputsArgs> held_inputs_;  // of held_advance_, if there is one
+  std::optional<AdvanceArgs> held_advance_;
   std::optional<NormArgs> normed_;  // whose factors its output lacks
   GraphKey key_;
   std::map<GraphKey, cudaGraphExec_t> graphs_;  // nullptr: that step has run once, as warm-up

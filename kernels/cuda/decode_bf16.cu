@@ -2,8 +2,8 @@
 
 namespace evenflow {
 
-void DecodeBF16(const AdvanceCall& call, const CudaStep& step) {
-  DecodeWith<__nv_bfloat16, false>(call, step);
+void DecodeBF16(const AdvanceCall& call, const BesideAdvance& beside, const CudaStep& step) {
+  DecodeWith<__nv_bfloat16, false>(call, beside, step);
 }
 
 }  // namespace evenflow

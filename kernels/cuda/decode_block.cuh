@@ -3,6 +3,8 @@
 #define EVENFLOW_KERNELS_CUDA_DECODE_BLOCK_CUH_
 
 #include "kernels/cuda/decode_inputs.cuh"
+#include "kernels/cuda/decode_output.cuh"
+#include "kernels/cuda/decode_ring.cuh"
 #include "kernels/cuda/decode_tile.cuh"
 
 namespace evenflow {
@@ -17,8 +19,7 @@ class DecodeBlock {
   using T = typename Shape::T;
   using Shared = DecodeShared<Shape>;
   using Tile = DecodeTile<Shape>;
-  static constexpr int kDim = Shape::kKeyDim;
-  static constexpr int kKeys = kDim * T::kEntries;  // that a token writes
+  static constexpr bool kPrepares = !kFew && kPreparable<Memory>;
 
   __device__ DecodeBlock(const AdvanceCall& call, const DecodePlan& plan, const Row& row,
                          Shared* shared)
@@ -28,21 +29,29 @@ class DecodeBlock {
         row_(row),
         shared_(shared),
         layer_(call.Layer(row)),
-        ring_(call.args.window.ring()),
         head_(static_cast<int>(blockIdx.y)),
         thread_(static_cast<int>(threadIdx.x)),
         warp_(static_cast<int>(threadIdx.x / 32)),
         lane_(static_cast<int>(threadIdx.x % 32)),
         tile_(call, layer_, head_, (static_cast<int>(blockIdx.x) * Shape::kWarps + warp_) * kTile,
-              shared->Tile(ring_, warp_)) {}
+              shared->Tile(call.args.window.ring(), warp_)),
+        ring_(call, layer_, shared) {}
 
   // Rows are written before a step's first kernel, states and entries by none but this: so they are
   // asked for before the kernels before this one have ended.
   __device__ void Run() {
     AskForState();
     DecodeWindow<Shape> window(call_, plan_, row_, shared_);
-    AskForEntries(window);
+    ring_.Ask(window);
     tile_.AskForValues(window);
+    if (Finishes()) {
+      output_.BeforeInputs(plan_, tile_.column(), tile_.owns());
+    }
+    inputs_.LoadConstant(call_);
+    if (Prepares()) {
+      inputs_.BeforePrepare(plan_, row_.position, shared_);
+      __syncthreads();
+    }
     AwaitKernelsBefore();
     ReadToken(&window);
     while (More()) {
@@ -57,6 +66,11 @@ class DecodeBlock {
  private:
   // Whether another token follows.
   __device__ bool More() const { return kFew && token_ + 1 < row_.tokens; }
+
+  // What is left to the kernel.
+  __device__ bool Prepares() const { return kPrepares && plan_.prepares; }
+
+  __device__ bool Finishes() const { return !kFew && plan_.finishes; }
 
   __device__ int Token() const { return row_.first_token + token_; }
 
@@ -86,11 +100,16 @@ class DecodeBlock {
     if (!folds) {
       __syncthreads();
     }
-    if (tile_.exists()) {
-      if (window->stores) {
-        CountStored(*window, health);
-      }
-      FinishTile(*window, sums);
+    const float output = tile_.exists() ? FinishTile(*window, sums) : 0;
+    if (Finishes()) {
+      output_.Finish(plan_, Token(), tile_.column(), tile_.owns(), tile_.index(), output, shared_);
+    } else if (tile_.owns() && lane_ % 2 == 0) {  // two lanes have a column; one writes it
+      const uint64_t token_head = TokenHead(Token(), shape_.heads, blockIdx.y);
+      call_.args.o[token_head * static_cast<uint32_t>(shape_.value_dim) +
+                   static_cast<uint32_t>(tile_.column())] = output;
+    }
+    if (tile_.exists() && window->stores) {
+      CountStored(*window, health);
     }
   }
 
@@ -100,8 +119,12 @@ class DecodeBlock {
       here->Init();
       if (thread_ == 0) {
         shared_->entries_here.Init();
+        shared_->squares_here.Init();
       }
       CopyBarrier::FenceInit();
+      if (Finishes() && thread_ == 0) {
+        output_.Expect(plan_, shared_);
+      }
     }
     __syncwarp();
     if (tile_.exists()) {
@@ -110,69 +133,41 @@ class DecodeBlock {
     here->ThatIsAll();
   }
 
-  __device__ void AskForEntries(const DecodeWindow<Shape>& window) {
-    const auto* logs = reinterpret_cast<const float*>(layer_ + call_.layout.log_decay);
-    const int ring_head = head_ * ring_;
-    if (warp_ == 0) {
-      const auto* keys = reinterpret_cast<const float*>(layer_ + call_.layout.keys);
-      CopyBarrier* here = &shared_->entries_here;
-      window.Copy(shared_->Keys(), keys + ring_head * kKeys, kKeys, here);
-      if (T::kChannels) {
-        window.Copy(shared_->Logs(ring_), logs + ring_head * kDim, kDim, here);
-      }
-      here->ThatIsAll();
-    }
-    if constexpr (Memory::kDecay == Decay::kScalar) {
-      if (thread_ < ring_) {
-        entry_log_ = logs[ring_head + thread_];
-      }
-    }
-  }
-
   __device__ void LoadInputs(DecodeWindow<Shape>* window) {
-    inputs_.Load(call_, plan_, Token(), tile_.column(), shared_);
+    if (Finishes()) {
+      output_.LoadGate(plan_, Token(), tile_.column(), tile_.owns());
+    }
+    if constexpr (kPrepares) {
+      if (plan_.prepares) {
+        inputs_.Prepare(plan_, Token(), tile_.column(), shared_);
+      } else {
+        inputs_.Load(call_, plan_, Token(), tile_.column(), shared_);
+      }
+    } else {
+      inputs_.Load(call_, plan_, Token(), tile_.column(), shared_);
+    }
     window->constant = inputs_.log_decay;
-    if (Memory::kDecay == Decay::kScalar && token_ == 0 && thread_ < ring_) {
-      shared_->scalar_logs[thread_] = entry_log_;
+    if (token_ == 0) {
+      ring_.KeepScalarLogs();
     }
   }
 
   __device__ void AppendKeys(const DecodeWindow<Shape>& window) const {
     if (More()) {
-      AppendKeys(window, shared_->Keys(), shared_->Logs(ring_), shared_->scalar_logs);
+      ring_.AppendHere(window);
     }
     if (blockIdx.x == 0) {
-      const int64_t ring = int64_t{head_} * ring_;
-      auto* logs = reinterpret_cast<float*>(layer_ + call_.layout.log_decay);
-      AppendKeys(window, reinterpret_cast<float*>(layer_ + call_.layout.keys) + ring * kKeys,
-                 logs + ring * kDim, logs + ring);
+      ring_.Append(window);
       if (row_.position + token_ == 0 && head_ == 0 && thread_ == 0) {
         *call_.StoredWord(row_) = 0;
       }
     }
   }
 
-  // To rings; the latter two where the memory has them.
-  __device__ void AppendKeys(const DecodeWindow<Shape>& window, float* keys, float* logs,
-                             float* scalar_logs) const {
-    keys += window.place * kKeys;
-    ForKeyRows<Shape>([&](int r) {
-#pragma unroll
-      for (int n = 0; n < T::kEntries; ++n) {
-        keys[n * kDim + r] = shared_->vectors[1 + n][r];
-      }
-      if (T::kChannels) {
-        logs[window.place * kDim + r] = shared_->log[r];
-      }
-    });
-    if (Memory::kDecay == Decay::kScalar && thread_ == 0) {
-      scalar_logs[window.place] = window.ScalarLog();
-    }
-  }
-
-  // Of what has been read of the state, with the entries: the token's values and what it reads.
-  __device__ void FinishTile(const DecodeWindow<Shape>& window,
-                             float (&sums)[T::kReads][kQuad]) const {
+  // Of what has been read of the state, with the entries: the token's values and what it reads,
+  // which is returned.
+  __device__ float FinishTile(const DecodeWindow<Shape>& window,
+                              float (&sums)[T::kReads][kQuad]) const {
     tile_.ReadEntries(window, sums);
     const int own = window.entries();
     const float beta = inputs_.Strength(window.Weight(T::kReads - 1, own));
@@ -198,12 +193,10 @@ class DecodeBlock {
     for (int n = 0; n < T::kEntries; ++n) {
       output = fmaf(window.Weight(0, own + n), u[n], output);
     }
-    if (tile_.owns() && lane_ % 2 == 0) {  // two lanes have a column; one writes it
-      const uint64_t token_head = TokenHead(Token(), shape_.heads, blockIdx.y);
-      call_.args.o[token_head * static_cast<uint32_t>(shape_.value_dim) +
-                   static_cast<uint32_t>(tile_.column())] = output;
+    if (tile_.owns() && lane_ % 2 == 0) {
       tile_.AppendValues(window, u);
     }
+    return output;
   }
 
   // Once a tile is stored. After the last one of a row, its health and how much is stored are
@@ -236,13 +229,13 @@ class DecodeBlock {
   const Row row_;
   Shared* const shared_;
   std::byte* const layer_;
-  const int ring_;
   const int head_;
   const int thread_, warp_, lane_;
-  Tile tile_;            // the warp's
-  int token_ = 0;        // of the row, that is read
-  float entry_log_ = 0;  // of the ring's entry of the thread's number
+  Tile tile_;      // the warp's
+  int token_ = 0;  // of the row, that is read
+  DecodeRing<Shape> ring_;
   DecodeInputs<Shape> inputs_;
+  DecodeOutput<Shape> output_;
 };
 
 }  // namespace evenflow

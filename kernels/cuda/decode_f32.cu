@@ -2,8 +2,8 @@
 
 namespace evenflow {
 
-void DecodeF32(const AdvanceCall& call, const CudaStep& step) {
-  DecodeWith<float, false>(call, step);
+void DecodeF32(const AdvanceCall& call, const BesideAdvance& beside, const CudaStep& step) {
+  DecodeWith<float, false>(call, beside, step);
 }
 
 }  // namespace evenflow

@@ -3,7 +3,7 @@
 namespace evenflow {
 
 void DecodeFewBF16(const AdvanceCall& call, const CudaStep& step) {
-  DecodeWith<__nv_bfloat16, true>(call, step);
+  DecodeWith<__nv_bfloat16, true>(call, {}, step);
 }
 
 }  // namespace evenflow

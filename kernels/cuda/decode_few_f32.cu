@@ -3,7 +3,7 @@
 namespace evenflow {
 
 void DecodeFewF32(const AdvanceCall& call, const CudaStep& step) {
-  DecodeWith<float, true>(call, step);
+  DecodeWith<float, true>(call, {}, step);
 }
 
 }  // namespace evenflow

@@ -3,6 +3,7 @@
 #define EVENFLOW_KERNELS_CUDA_DECODE_INPUTS_CUH_
 
 #include "kernels/cuda/decode_plan.cuh"
+#include "kernels/cuda/memory_inputs.cuh"
 
 namespace evenflow {
 
@@ -29,6 +30,7 @@ struct DecodeInputs {
   using Memory = typename Shape::Memory;
   using T = typename Shape::T;
   static constexpr int kDim = Shape::kKeyDim;
+  static constexpr bool kScalar = Memory::kDecay == Decay::kScalar;
 
   float value = 0;  // in the lane's column
   float beta = 1;
@@ -44,6 +46,84 @@ struct DecodeInputs {
     return beta;
   }
 
+  // A log decay that no kernel writes.
+  __device__ void LoadConstant(const AdvanceCall& call) {
+    if constexpr (Memory::kDecay == Decay::kConstant) {
+      log_decay = call.args.log_decay[blockIdx.y];
+    }
+  }
+
+  // What Prepare needs that no kernel writes, in time. A barrier of the block must follow.
+  __device__ void BeforePrepare(const DecodePlan& plan, int64_t position,
+                                DecodeShared<Shape>* shared) const {
+    static_assert(kDim / 2 <= Shape::kThreads);
+    const int thread = static_cast<int>(threadIdx.x);
+    if (plan.frequencies != nullptr && thread < kDim / 2) {
+      float2* const rotation = &shared->rotation[thread];
+      sincosf(RotaryAngle(position, plan.frequencies[thread]), &rotation->y, &rotation->x);
+    }
+    const DecayGateArgs& decay = plan.inputs.decay;
+    const int head = static_cast<int>(blockIdx.y);
+    if constexpr (T::kLogs) {
+      if (decay.rate != nullptr) {
+        PrefetchWeight(decay.rate + head);
+      }
+      if (decay.bias != nullptr) {
+        ForKeyRows<Shape>(
+            [&](int r) { PrefetchWeight(decay.bias + (T::kChannels ? head * kDim + r : head)); });
+      }
+    }
+  }
+
+  // From the projections of the step's token, as MemoryInputs. Goes where Load has it.
+  __device__ void Prepare(const DecodePlan& plan, int token, int column,
+                          DecodeShared<Shape>* shared) {
+    const MemoryInputsArgs& args = plan.inputs;
+    const Matrix& projected = args.projected;
+    const int head = static_cast<int>(blockIdx.y);
+    const int warp = static_cast<int>(threadIdx.x / 32);
+    const auto value_head = static_cast<int>(plan.heads_a_value.Divide(blockIdx.y));
+    // All loads, before anything waits for one of them.
+    LaneChannels<kDim / 32> vector;  // the query is the first warp's, the key the second's
+    const bool has_vector = warp == 0 || (warp == 1 && args.k_column >= 0);
+    if (has_vector) {
+      const SmallDivider& heads = warp == 0 ? plan.heads_a_query : plan.heads_a_key;
+      vector.Load(projected, token,
+                  (warp == 0 ? args.q_column : args.k_column) +
+                      static_cast<int>(heads.Divide(blockIdx.y)) * kDim);
+    }
+    const auto load = [&](int64_t at) { return ::evenflow::Load(projected, token, at); };
+    if (column < args.shape.value_dim) {
+      value = load(args.v_column + int64_t{value_head} * args.shape.value_dim + column);
+    }
+    float raw_log = kScalar ? load(args.decay_column + head) : 0;
+    const float raw_beta =
+        Memory::kHasBeta && args.beta_column >= 0 ? load(args.beta_column + head) : 0;
+    if constexpr (T::kChannels) {
+      ForKeyRows<Shape>([&](int r) {
+        const int64_t channel = int64_t{head} * kDim + r;
+        const float g = LogDecay(args.decay, head, channel, load(args.decay_column + channel));
+        shared->log[r] = g;
+        if (args.decay.gate == DecayGate::kLowerBounded) {
+          shared->vectors[1][r] = KeyOfDecay(g);
+        }
+      });
+    }
+    if (has_vector) {
+      vector.Prepare(warp == 0 ? args.q_map.map : args.k_map.map,
+                     warp == 0 ? args.q_norm : args.k_norm, warp == 0 ? args.q_scale : 1.0f);
+      if (plan.frequencies != nullptr) {
+        vector.Turn(shared->rotation);
+      }
+      vector.Store(shared->vectors[warp]);
+    }
+    if constexpr (kScalar) {
+      log_decay = LogDecay(args.decay, head, head, raw_log);
+      value *= ValueScale(args.decay, head, raw_log);
+    }
+    beta = Memory::kHasBeta ? WriteStrength(args, raw_beta) : 1;
+  }
+
   // Of the step's token; vectors and log decays of channels go to shared memory.
   __device__ void Load(const AdvanceCall& call, const DecodePlan& plan, int token, int column,
                        DecodeShared<Shape>* shared) {
@@ -56,9 +136,7 @@ struct DecodeInputs {
     const uint64_t key_head = TokenHead(token, shape.key_heads, plan.heads_a_key.Divide(head));
     const uint64_t value_head =
         TokenHead(token, shape.value_heads, plan.heads_a_value.Divide(head));
-    if constexpr (Memory::kDecay == Decay::kConstant) {
-      log_decay = args.log_decay[head];
-    } else if constexpr (Memory::kDecay == Decay::kScalar) {
+    if constexpr (kScalar) {
       log_decay = args.log_decay[token_head];
     }
     beta = Memory::kHasBeta ? args.beta[token_head] : 1;

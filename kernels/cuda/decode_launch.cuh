@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kFew ? Shape::kBlocksOfFew : 
 }
 
 template <class Shape, bool kFew>
-void LaunchDecode(const AdvanceCall& call, const CudaStep& step) {
+void LaunchDecode(const AdvanceCall& call, const BesideAdvance& beside, const CudaStep& step) {
   const AdvanceArgs& args = call.args;
   const MemoryShape& shape = args.shape;
   DecodePlan plan;
@@ -39,17 +39,29 @@ void LaunchDecode(const AdvanceCall& call, const CudaStep& step) {
   plan.heads_a_key = SmallDivider(shape.heads / shape.key_heads);
   plan.heads_a_value = SmallDivider(shape.heads / shape.value_heads);
   plan.stored = step.counters + kCounters;
+  if (beside.inputs != nullptr) {
+    plan.prepares = true;
+    plan.inputs = *beside.inputs;
+    plan.frequencies = InputFrequencies(*beside.inputs, step);
+  }
+  if (beside.output != nullptr) {
+    plan.finishes = true;
+    plan.output = *beside.output;
+  }
   const int bytes = DecodeShared<Shape>::Bytes(args.window.ring());
   const dim3 blocks(CeilDiv(shape.value_dim, kTile * Shape::kWarps),
                     static_cast<unsigned>(shape.heads), static_cast<unsigned>(step.row_count));
   const auto kernel = Decode<Shape, kFew>;
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  Launch(kernel, {blocks, Shape::kThreads, static_cast<size_t>(bytes)}, step.stream, call, plan);
+  LaunchShape launch = {blocks, Shape::kThreads, static_cast<size_t>(bytes)};
+  launch.cluster = plan.finishes && plan.output.norm != OutputNorm::kNone ? blocks.x : 1;
+  Launch(kernel, launch, step.stream, call, plan);
 }
 
 template <class State, bool kFew>
-void DecodeWith(const AdvanceCall& call, const CudaStep& step) {
-  VisitDecodeShape<State>(call.args, [&]<class Shape>() { LaunchDecode<Shape, kFew>(call, step); });
+void DecodeWith(const AdvanceCall& call, const BesideAdvance& beside, const CudaStep& step) {
+  VisitDecodeShape<State>(call.args,
+                          [&]<class Shape>() { LaunchDecode<Shape, kFew>(call, beside, step); });
 }
 
 }  // namespace evenflow

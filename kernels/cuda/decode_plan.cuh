@@ -49,7 +49,19 @@ struct DecodePlan {
   Divider commit, ring;
   SmallDivider heads_a_query, heads_a_key, heads_a_value;
   uint32_t* stored = nullptr;  // device [row], zeros: tiles that are stored
+  // Operations that are left to the kernel, see BesideAdvance.
+  bool prepares = false, finishes = false;
+  MemoryInputsArgs inputs;
+  const double* frequencies = nullptr;  // device [key_dim / 2]; nullptr: no rotary
+  MemoryOutputArgs output;
 };
+
+// The most blocks of a head that can add up its squares: those of a cluster.
+inline constexpr int kMaxCluster = 8;
+
+// What a token brings can be prepared in the kernel where it has one entry and no other keys.
+template <class Memory>
+inline constexpr bool kPreparable = kEntryCount<Memory> == 1 && OwnKeys<Memory>() == 0;
 
 // Of the decode kernel: fixed when it is compiled.
 template <class M, class S, int kDim>
@@ -97,12 +109,15 @@ struct alignas(128) DecodeShared {
 
   CopyBarrier entries_here;
   CopyBarrier tile_here[Shape::kWarps];
+  CopyBarrier squares_here;
   float weights[T::kReads][kMaxRing * T::kEntries];  // of entries in what is read
   float scalar_logs[kMaxRing];
   float vectors[Shape::kVectors][kDim];   // of the token
   float log[kChannelDim];                 // its log decay since the block's start
   float decayed[T::kReads][kChannelDim];  // what it reads with, decayed since then
   float fold_decay[kChannelDim];          // of the pending block
+  float2 rotation[kPreparable<typename Shape::Memory> ? kDim / 2 : 1];  // cosines and sines
+  float squares[kMaxCluster * Shape::kWarps];                           // of the head's tiles
 
   static constexpr int kTileBytes = kDim * kTile * static_cast<int>(sizeof(typename Shape::State));
 
@@ -146,8 +161,8 @@ void VisitDecodeShape(const AdvanceArgs& args, const Visit& visit) {
 bool DecodeSupports(const AdvanceArgs& args, int rows);
 
 // Rows that the call takes, of layers that it supports: of one token, or of a few.
-void DecodeF32(const AdvanceCall& call, const CudaStep& step);
-void DecodeBF16(const AdvanceCall& call, const CudaStep& step);
+void DecodeF32(const AdvanceCall& call, const BesideAdvance& beside, const CudaStep& step);
+void DecodeBF16(const AdvanceCall& call, const BesideAdvance& beside, const CudaStep& step);
 void DecodeFewF32(const AdvanceCall& call, const CudaStep& step);
 void DecodeFewBF16(const AdvanceCall& call, const CudaStep& step);
 

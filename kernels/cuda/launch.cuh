@@ -19,22 +19,25 @@ struct LaunchShape {
   dim3 blocks;
   int threads = 0;
   size_t shared_bytes = 0;
+  unsigned cluster = 1;  // adjacent blocks (in x) that run at the same time
 };
 
 // Enqueues kernel(args...). An error stays with the runtime until the backend asks for it.
 template <class... Parameters, class... Args>
 void Launch(void (*kernel)(Parameters...), const LaunchShape& shape, cudaStream_t stream,
             const Args&... args) {
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {shape.cluster, 1, 1};
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.blocks;
   config.blockDim = dim3(static_cast<unsigned>(shape.threads));
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = shape.cluster > 1 ? 2 : 1;
   cudaLaunchKernelEx(&config, kernel, Parameters(args)...);
 }
 

@@ -4,12 +4,8 @@
 #include <vector>
 
 #include "kernels/cuda/four.cuh"
-#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/level_weights.h"
-#include "kernels/math/decay_gate.h"
-#include "kernels/math/feature_map.h"
-#include "kernels/math/head_norm.h"
-#include "kernels/math/rotary.h"
+#include "kernels/cuda/memory_inputs.cuh"
 
 namespace evenflow {
 namespace {
@@ -107,16 +103,10 @@ __device__ void MapHead(const FeatureMapArgs& args, int dim, int lane, const flo
        i += 32) {
     switch (args.map) {
       case FeatureMap::kIdentity:
-        y[i] = x[i];
-        break;
       case FeatureMap::kSilu:
-        y[i] = Silu(x[i]);
-        break;
       case FeatureMap::kRelu:
-        y[i] = Relu(x[i]);
-        break;
       case FeatureMap::kElu1:
-        y[i] = Elu1(x[i]);
+        y[i] = MapChannel(args.map, x[i]);
         break;
       case FeatureMap::kElementwiseProduct:
         y[i] = Project(args.w1, args.b1, dim, x, i) * Project(args.w2, args.b2, dim, x, i);
@@ -153,7 +143,7 @@ __device__ void PrepareHead(const MemoryInputsArgs& args, const FeatureMapArgs& 
   float sum = 0;
   if (head.norm != HeadNorm::kNone) {
     for (int i = lane; i < dim; i += 32) {
-      sum += SumsSquares(head.norm) ? y[i] * y[i] : y[i];
+      sum = AddChannel(head.norm, sum, y[i]);
     }
     sum = WarpSum(sum);
   }
@@ -177,12 +167,9 @@ __device__ void PrepareValue(const MemoryInputsArgs& args, int64_t token, int he
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int64_t column = args.v_column + int64_t{head} * args.raw_value_dim;
   float* const v = args.v + (token * args.shape.value_heads + head) * args.shape.value_dim;
-  float scale = 1;
-  if (args.decay.gate == DecayGate::kTimeStep) {  // each state has values of its own
-    const float bias = args.decay.bias == nullptr ? 0.0f : args.decay.bias[head];
-    scale = TimeStep(LoadAs<T>(args.projected, token, args.decay_column + head) + bias,
-                     args.decay.low, args.decay.high);
-  }
+  const bool scales = args.decay.gate == DecayGate::kTimeStep;  // each state has its own values
+  const float scale = ValueScale(
+      args.decay, head, scales ? LoadAs<T>(args.projected, token, args.decay_column + head) : 0);
   if (args.raw_value_dim % 128 == 0 && !args.ones_column && args.v_column % 4 == 0 &&
       args.projected.stride % 4 == 0) {
     const T* const from =
@@ -222,10 +209,9 @@ __device__ void PrepareState(const MemoryInputsArgs& args, int64_t token, int he
     }
   }
   if (args.beta != nullptr && lane == 0) {
-    const float write = args.beta_column < 0
-                            ? 1.0f
-                            : Sigmoid(LoadAs<T>(args.projected, token, args.beta_column + head));
-    args.beta[token * heads + head] = args.beta_low + (args.beta_scale - args.beta_low) * write;
+    const float x =
+        args.beta_column < 0 ? 0 : LoadAs<T>(args.projected, token, args.beta_column + head);
+    args.beta[token * heads + head] = WriteStrength(args, x);
   }
 }
 
@@ -301,8 +287,7 @@ void CudaMemoryInputs(const MemoryInputsArgs& args, const CudaStep& step) {
   const size_t warp_bytes =
       sizeof(float) * static_cast<size_t>(args.raw_key_dim + args.shape.key_dim);
   const int warps = std::clamp(static_cast<int>(kSharedBytes / warp_bytes), 1, kMaxWarps);
-  const double* const frequencies =
-      args.rotary_base > 0 ? step.rotary->Frequencies(args.rotary_base, shape.key_dim) : nullptr;
+  const double* const frequencies = InputFrequencies(args, step);
   const LaunchShape launch = {dim3(CeilDiv(int64_t{step.token_count} * items, warps)), warps * 32,
                               static_cast<size_t>(warps) * warp_bytes};
   WithType(args.projected.dtype, [&]<class T>() {

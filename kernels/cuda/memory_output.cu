@@ -1,7 +1,5 @@
 #include "kernels/cuda/four.cuh"
-#include "kernels/cuda/launch.cuh"
-#include "kernels/math/activations.h"
-#include "kernels/math/head_norm.h"
+#include "kernels/cuda/memory_output.cuh"
 
 namespace evenflow {
 namespace {
@@ -11,6 +9,7 @@ constexpr int kKept = 4;  // channels that a thread keeps in registers
 // A block for a token's head, or whatever is normalised together. T: of skip and gate.
 template <class T>
 __global__ void MemoryOutputKernel(MemoryOutputArgs args) {
+  extern __shared__ float tile_sums[];
   const int64_t token = blockIdx.x;
   const int head = static_cast<int>(blockIdx.y);
   const int dim = args.value_dim;
@@ -64,12 +63,21 @@ __global__ void MemoryOutputKernel(MemoryOutputArgs args) {
   }
   float factor = 1;
   if (args.norm != OutputNorm::kNone) {
-    float squares = 0;
-    for_channels([&](int, float value, float gated, float) {
-      const float normed = args.norm == OutputNorm::kAfterGate ? value * gated : value - mean;
-      squares += normed * normed;
-    });
-    factor = InverseRms(BlockSum(squares), dim, args.eps);
+    const auto sum_tile = [&](int i, float value, float gated) {
+      const float sum = SumTile<1>(i < dim ? SquareOf(args.norm, value - mean, gated) : 0.0f);
+      if (i < dim && i % kTile == 0) {
+        tile_sums[i / kTile] = sum;
+      }
+    };
+#pragma unroll
+    for (int j = 0; j < kKept; ++j) {
+      sum_tile(thread + j * threads, values[j], Activate(args.gate_activation, gates[j]));
+    }
+    for (int i = thread + kKept * threads; i - thread < dim; i += threads) {
+      sum_tile(i, i < dim ? read(i) : 0, i < dim ? Activate(args.gate_activation, gate(i)) : 0);
+    }
+    __syncthreads();
+    factor = InverseRms(SumTiles(tile_sums, Tiles(dim)), dim, args.eps);
   }
   for_channels([&](int i, float value, float gated, float w) {
     float added = 0;
@@ -77,7 +85,7 @@ __global__ void MemoryOutputKernel(MemoryOutputArgs args) {
       added = (args.bias == nullptr ? 0.0f : args.bias[column + i]) +
               (args.skip.data == nullptr ? 0.0f : LoadAs<T>(args.skip, token, column + i));
     }
-    Store(args.y, token, column + i, gated * ((value - mean) * factor * w + added));
+    Store(args.y, token, column + i, Finished(value - mean, factor, w, added, gated));
   });
 }
 
@@ -161,8 +169,9 @@ void CudaMemoryOutput(const MemoryOutputArgs& args, const CudaStep& step) {
   const int threads = args.value_dim <= 128 ? 64 : args.value_dim <= 1024 ? 128 : 512;
   const dim3 blocks(static_cast<unsigned>(step.token_count), static_cast<unsigned>(args.heads));
   const DType dtype = args.gate.data == nullptr ? args.skip.dtype : args.gate.dtype;
+  const size_t bytes = sizeof(float) * static_cast<size_t>(Tiles(args.value_dim));
   WithType(dtype, [&]<class T>() {
-    Launch(MemoryOutputKernel<T>, {blocks, threads}, step.stream, args);
+    Launch(MemoryOutputKernel<T>, {blocks, threads, bytes}, step.stream, args);
   });
 }
 

@@ -111,8 +111,18 @@ void CudaMemoryInputs(const MemoryInputsArgs& args, const CudaStep& step);
 // Also fills step.health of args.memory_layer.
 void CudaPrecondition(const PreconditionArgs& args, const CudaStep& step);
 void CudaGeneralizedDeltaKeys(const GeneralizedDeltaKeysArgs& args, const CudaStep& step);
-// Also fills step.health of args.memory_layer.
-void CudaAdvance(const AdvanceArgs& args, const CudaStep& step);
+
+// What is left to Advance, in place of launches of their own. nullptr: nothing.
+struct BesideAdvance {
+  const MemoryInputsArgs* inputs = nullptr;  // of its inputs, which stay unwritten
+  const MemoryOutputArgs* output = nullptr;  // of what it reads, which stays unwritten
+};
+
+// Also fills step.health of args.memory_layer. REQUIRES of what is beside it: CanGoBefore,
+// CanFollow.
+void CudaAdvance(const AdvanceArgs& args, const CudaStep& step, const BesideAdvance& beside = {});
+bool CanGoBefore(const AdvanceArgs& args, const MemoryInputsArgs& inputs, const CudaStep& step);
+bool CanFollow(const AdvanceArgs& args, const MemoryOutputArgs& output, const CudaStep& step);
 void CudaMemoryOutput(const MemoryOutputArgs& args, const CudaStep& step);
 void CudaWindowAttention(const WindowAttentionArgs& args, const CudaStep& step);
 void CudaMlpActivation(const MlpActivationArgs& args, const CudaStep& step);

@@ -1,0 +1,92 @@
+// Operations that the CUDA backend puts off until it knows what follows them, as one kernel may do
+// both.
+#include <utility>
+
+#include "kernels/cuda/cuda_backend.h"
+
+namespace evenflow {
+
+void CudaBackend::RunProduct(const MatMulArgs& args, const NormArgs* norm,
+                             const MlpActivationArgs* mlp) {
+  const bool lacks = normed_ && normed_->y.data == args.x.data;
+  if (!matmul_->Run(args, {lacks ? &*normed_ : nullptr, norm, mlp}, step_)) {
+    Fail("cuBLASLt has no product of [" + std::to_string(args.w.rows) + ", " +
+         std::to_string(args.w.cols) + "], or there is no memory for it");
+  }
+  normed_ = norm == nullptr ? std::nullopt : std::optional<NormArgs>(*norm);
+  Check(cudaGetLastError(), "MatMul");
+}
+
+void CudaBackend::RunHeld() {
+  if (const std::optional<MatMulArgs> held = std::exchange(held_, std::nullopt)) {
+    RunProduct(*held, nullptr, nullptr);
+  }
+  if (held_advance_) {
+    RunAdvance(nullptr);
+  } else if (const std::optional<MemoryInputsArgs> inputs =
+                 std::exchange(held_inputs_, std::nullopt)) {
+    CudaMemoryInputs(*inputs, step_);
+    Check(cudaGetLastError(), "MemoryInputs");
+  }
+}
+
+void CudaBackend::RunAdvance(const MemoryOutputArgs* output) {
+  const std::optional<MemoryInputsArgs> inputs = std::exchange(held_inputs_, std::nullopt);
+  const std::optional<AdvanceArgs> advance = std::exchange(held_advance_, std::nullopt);
+  CudaAdvance(*advance, step_, {inputs ? &*inputs : nullptr, output});
+  Check(cudaGetLastError(), "Advance");
+}
+
+void CudaBackend::Norm(const NormArgs& args) {
+  if (Enqueues() && held_ && CanFollow(*held_, args)) {
+    RunProduct(*std::exchange(held_, std::nullopt), &args, nullptr);
+  } else {
+    Run("Norm", CudaNorm, args);
+  }
+}
+
+void CudaBackend::MlpActivation(const MlpActivationArgs& args) {
+  if (Enqueues() && held_ && CanFollow(*held_, args)) {
+    RunProduct(*std::exchange(held_, std::nullopt), nullptr, &args);
+  } else {
+    Run("MlpActivation", CudaMlpActivation, args);
+  }
+}
+
+void CudaBackend::MatMul(const MatMulArgs& args) {
+  if (Enqueues()) {
+    RunHeld();
+    if (matmul_->RunsBeside(args, step_)) {
+      held_ = args;
+    } else {
+      RunProduct(args, nullptr, nullptr);
+    }
+  }
+}
+
+void CudaBackend::Advance(const AdvanceArgs& args) {
+  MakeRoomForHealth(args.memory_layer);
+  if (Enqueues()) {
+    if (!held_inputs_ || held_advance_ || !CanGoBefore(args, *held_inputs_, step_)) {
+      RunHeld();
+    }
+    held_advance_ = args;
+  }
+}
+
+void CudaBackend::MemoryInputs(const MemoryInputsArgs& args) {
+  if (Enqueues()) {
+    RunHeld();
+    held_inputs_ = args;
+  }
+}
+
+void CudaBackend::MemoryOutput(const MemoryOutputArgs& args) {
+  if (Enqueues() && held_advance_ && CanFollow(*held_advance_, args, step_)) {
+    RunAdvance(&args);
+  } else {
+    Run("MemoryOutput", CudaMemoryOutput, args);
+  }
+}
+
+}  // namespace evenflow

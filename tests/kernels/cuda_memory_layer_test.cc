@@ -1,0 +1,287 @@
+// A memory's layer on CUDA, from what is projected to what is projected back: in one kernel, it has
+// the bits of its operations one by one, which are near the CPU's.
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "kernels/backend.h"
+
+#include "tests/kernels/cpu_test_support.h"
+
+namespace evenflow {
+namespace {
+
+constexpr int kSteps = 45;  // over several blocks of 16
+constexpr int kRows = 2;    // as many as can be one kernel
+constexpr float kUnwritten = 12345;
+
+struct LayerCase {
+  const char* name = "";
+  MemoryKind memory = MemoryKind::kRetention;
+  MemoryShape shape;
+  FeatureMap map = FeatureMap::kIdentity;
+  HeadNorm norm = HeadNorm::kNone;
+  DecayGate gate = DecayGate::kSoftplus;
+  float rotary = 0;
+  OutputNorm output = OutputNorm::kBeforeGate;
+  Activation activation = Activation::kSilu;
+  DType state = DType::kF32;
+  bool has_keys = true;
+};
+
+const std::vector<LayerCase>& Cases() {
+  using enum MemoryKind;
+  static const std::vector<LayerCase> cases = {
+      {.name = "retention", .shape = {2, 2, 2, 2, 256, 512}, .rotary = 10000},
+      {.name = "retention_bf16_state",
+       .shape = {2, 2, 2, 2, 256, 512},
+       .rotary = 10000,
+       .state = DType::kBF16},
+      {.name = "grouped", .shape = {4, 2, 2, 4, 64, 84}, .norm = HeadNorm::kL2, .rotary = 500},
+      {.name = "delta_rule",
+       .memory = kDeltaRule,
+       .shape = {2, 2, 2, 2, 128, 128},
+       .map = FeatureMap::kElu1,
+       .norm = HeadNorm::kSum,
+       .activation = Activation::kNone},
+      {.name = "gated_delta_rule",
+       .memory = kGatedDeltaRule,
+       .shape = {4, 2, 2, 4, 128, 256},
+       .map = FeatureMap::kSilu,
+       .norm = HeadNorm::kL2},
+      {.name = "gated_linear_attention",
+       .memory = kGatedLinearAttention,
+       .shape = {2, 2, 2, 2, 64, 128},
+       .gate = DecayGate::kLogSigmoid,
+       .output = OutputNorm::kAfterGate},
+      {.name = "keys_of_decays",
+       .memory = kGatedLinearAttention,
+       .shape = {2, 2, 2, 2, 128, 128},
+       .gate = DecayGate::kLowerBounded,
+       .has_keys = false},
+      {.name = "kimi_delta_rule",
+       .memory = kKimiDeltaRule,
+       .shape = {2, 2, 2, 2, 128, 128},
+       .norm = HeadNorm::kUnit,
+       .gate = DecayGate::kBounded,
+       .activation = Activation::kSigmoid},
+      {.name = "kaczmarz",
+       .memory = kKaczmarzDeltaRule,
+       .shape = {2, 2, 2, 2, 128, 128},
+       .map = FeatureMap::kRelu},
+      {.name = "state_space_duality",
+       .memory = kStateSpaceDuality,
+       .shape = {4, 1, 1, 4, 128, 64},
+       .gate = DecayGate::kTimeStep,
+       .output = OutputNorm::kNone},
+  };
+  return cases;
+}
+
+// A layer with its weights, buffers and states on one device.
+class Layer {
+ public:
+  Layer(const LayerCase& c, DType activations, Backend& backend)
+      : case_(c), activations_(activations), backend_(backend) {
+    const MemoryShape& shape = c.shape;
+    channels_ = DecayOf(c.memory) == Decay::kChannel ? shape.key_dim : 1;
+    has_logs_ = DecayOf(c.memory) == Decay::kScalar || DecayOf(c.memory) == Decay::kChannel;
+    inputs_.k_column = c.has_keys ? shape.query_heads * shape.key_dim : -1;
+    inputs_.v_column = (shape.query_heads + shape.key_heads) * shape.key_dim;
+    const int gate_column = inputs_.v_column + shape.value_heads * shape.value_dim;
+    inputs_.decay_column = has_logs_ ? gate_column + shape.heads * shape.value_dim : -1;
+    inputs_.beta_column = gate_column + shape.heads * (shape.value_dim + channels_);
+    stride_ = (inputs_.beta_column + shape.heads + 7) / 8 * 8;
+    inputs_.raw_key_dim = shape.key_dim;
+    inputs_.raw_value_dim = shape.value_dim;
+    inputs_.q_map.map = inputs_.k_map.map = c.map;
+    inputs_.q_norm = inputs_.k_norm = c.norm;
+    inputs_.rotary_base = c.rotary;
+    inputs_.q_scale = 0.25f;
+    const bool steps = c.gate == DecayGate::kTimeStep;
+    inputs_.decay = {c.gate, Filled(shape.heads, 4, -1), Filled(shape.heads * channels_, 5, 1),
+                     steps ? 0.01f : -5.0f, steps ? 2.0f : 0.0f};
+    inputs_.decay_channels = channels_;
+    inputs_.shape = shape;
+    inputs_.q = Sentinel(shape.query_heads * shape.key_dim);
+    inputs_.k = Sentinel(shape.key_heads * shape.key_dim);
+    inputs_.v = Sentinel(shape.value_heads * shape.value_dim);
+    inputs_.log_decay = has_logs_ ? Sentinel(shape.heads * channels_) : nullptr;
+    inputs_.beta = HasBeta(c.memory) ? Sentinel(shape.heads) : nullptr;
+
+    advance_.memory = c.memory;
+    advance_.shape = shape;
+    advance_.window.rollback = 8;
+    advance_.state_dtype = c.state;
+    advance_.slots.slot_bytes = LayoutOf(c.memory, shape, advance_.window, c.state).bytes;
+    advance_.slots.base =
+        static_cast<std::byte*>(backend.Allocate(kRows * advance_.slots.slot_bytes));
+    advance_.q = inputs_.q;
+    advance_.k = inputs_.k;
+    advance_.v = inputs_.v;
+    advance_.log_decay = has_logs_ ? inputs_.log_decay : Filled(shape.heads, 6, -0.1f);
+    advance_.beta = inputs_.beta;
+    advance_.o = Sentinel(shape.heads * shape.value_dim);
+
+    output_.o = advance_.o;
+    output_.heads = shape.heads;
+    output_.value_dim = shape.value_dim;
+    output_.norm = c.output;
+    output_.weight = Filled(shape.value_dim, 7, 1);
+    output_.gate_activation = c.activation;
+    output_.gate = {nullptr, activations, stride_};
+    output_.y = {Sentinel(shape.heads * shape.value_dim), DType::kF32,
+                 int64_t{shape.heads} * shape.value_dim};
+    gate_column_ = gate_column;
+    rows_ = Projections();
+  }
+
+  // The next token of each row; `apart`: with something else between the operations.
+  void Step(bool apart) {
+    std::vector<Row> rows;
+    const std::vector<int32_t> tokens(kRows, 1);
+    for (int r = 0; r < kRows; ++r) {
+      rows.push_back({r, r, 1, position_});
+    }
+    StepInput input;
+    input.rows = rows.data();
+    input.row_count = input.token_count = kRows;
+    input.tokens = tokens.data();
+    backend_.BeginStep(input);
+    const size_t bytes = static_cast<size_t>(stride_) * ByteSize(activations_);
+    std::byte* const projected = rows_ + static_cast<size_t>(position_) * kRows * bytes;
+    inputs_.projected = {projected, activations_, stride_};
+    output_.gate.data = projected + static_cast<size_t>(gate_column_) * ByteSize(activations_);
+    backend_.MemoryInputs(inputs_);
+    Between(apart);
+    backend_.Advance(advance_);
+    Between(apart);
+    backend_.MemoryOutput(output_);
+    backend_.Collect(backend_.Launch());
+    EXPECT_EQ(backend_.error(), "");
+    ++position_;
+  }
+
+  std::vector<float> Output() const {
+    return Get(output_.y.data, static_cast<size_t>(kRows * output_.y.stride));
+  }
+
+  std::vector<float> States() const {
+    return Get(advance_.slots.base, kRows * advance_.slots.slot_bytes / sizeof(float));
+  }
+
+  // Whether nothing was written between the operations.
+  bool IsOneKernel() const {
+    return Get(inputs_.q, 1)[0] == kUnwritten && Get(advance_.o, 1)[0] == kUnwritten;
+  }
+
+ private:
+  std::vector<float> Get(const void* from, size_t count) const {
+    std::vector<float> values(count);
+    backend_.Download(values.data(), from, count * sizeof(float));
+    return values;
+  }
+
+  void* Put(const void* data, size_t bytes) {
+    void* const to = backend_.Allocate(bytes);
+    backend_.Upload(to, data, bytes);
+    return to;
+  }
+
+  // Random numbers between `most` / 2 and `most`.
+  float* Filled(int count, uint32_t seed, float most) {
+    std::vector<float> values = test::RandomFloats(static_cast<size_t>(count), seed);
+    for (float& value : values) {
+      value = most * (0.5f + 0.5f / (1 + std::fabs(value)));
+    }
+    return static_cast<float*>(Put(values.data(), values.size() * sizeof(float)));
+  }
+
+  float* Sentinel(int count) {
+    const std::vector<float> values(static_cast<size_t>(kStepPadding * count), kUnwritten);
+    return static_cast<float*>(Put(values.data(), values.size() * sizeof(float)));
+  }
+
+  std::byte* Projections() {
+    const auto count = static_cast<size_t>((kSteps * kRows + kStepPadding) * stride_);
+    const std::vector<float> values = test::RandomFloats(count, 8, 0.5f);
+    if (activations_ == DType::kF32) {
+      return static_cast<std::byte*>(Put(values.data(), count * sizeof(float)));
+    }
+    std::vector<uint16_t> rounded;
+    for (const float value : values) {
+      rounded.push_back(test::ToBf16(value));
+    }
+    return static_cast<std::byte*>(Put(rounded.data(), count * sizeof(uint16_t)));
+  }
+
+  // An operation that has nothing to do with the layer.
+  void Between(bool apart) {
+    if (apart) {
+      NormArgs norm;
+      norm.x = norm.y = {other_, DType::kF32, 32};
+      norm.dim = 32;
+      backend_.Norm(norm);
+    }
+  }
+
+  const LayerCase& case_;
+  const DType activations_;
+  Backend& backend_;
+  int channels_ = 1;
+  bool has_logs_ = false;
+  int64_t stride_ = 0;
+  int gate_column_ = 0;
+  int64_t position_ = 0;
+  MemoryInputsArgs inputs_;
+  AdvanceArgs advance_;
+  MemoryOutputArgs output_;
+  std::byte* rows_ = nullptr;
+  float* const other_ = Sentinel(32);
+};
+
+class CudaMemoryLayerTest : public testing::TestWithParam<LayerCase> {};
+
+TEST_P(CudaMemoryLayerTest, OneKernelHasTheBitsOfThree) {
+  for (const DType activations : {DType::kF32, DType::kBF16}) {
+    std::string error;
+    const auto cuda = CreateCudaBackend({.threads = 0, .activations = activations}, &error);
+    ASSERT_NE(cuda, nullptr) << error;
+    const auto cpu = CreateCpuBackend({.threads = 2});
+    Layer together(GetParam(), activations, *cuda), apart(GetParam(), activations, *cuda);
+    Layer reference(GetParam(), DType::kF32, *cpu);
+    double difference = 0, norm = 0;
+    for (int step = 0; step < kSteps; ++step) {
+      together.Step(false);
+      apart.Step(true);
+      const std::vector<float> y = together.Output();
+      ASSERT_EQ(y, apart.Output()) << "step " << step;
+      if (activations == DType::kF32) {
+        reference.Step(false);
+        const std::vector<float> expected = reference.Output();
+        for (size_t i = 0; i < y.size(); ++i) {
+          difference += std::pow(static_cast<double>(y[i]) - static_cast<double>(expected[i]), 2);
+          norm += std::pow(static_cast<double>(expected[i]), 2);
+        }
+      }
+    }
+    EXPECT_TRUE(together.IsOneKernel());
+    EXPECT_FALSE(apart.IsOneKernel());
+    EXPECT_EQ(together.States(), apart.States());
+    if (activations == DType::kF32) {
+      const double tolerance =  // sums of hundreds of terms in other orders, over 45 tokens
+          (GetParam().state == DType::kBF16 ? std::pow(2.0, -8) : 256 * test::kEps);
+      EXPECT_LE(std::sqrt(difference), tolerance * std::sqrt(norm));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CudaMemoryLayerTest, testing::ValuesIn(Cases()),
+                         [](const auto& c) { return std::string(c.param.name); });
+
+}  // namespace
+}  // namespace evenflow
