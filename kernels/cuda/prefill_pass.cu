@@ -223,22 +223,25 @@ class Passer {
                            segment * kSlice + first % kMmas * kMma + 2 * t_;
       float(*const state)[4] = state_ + 2 * kSlabs * step;
 #pragma unroll
-      for (int tile = 0; tile < 2 * kSlabs; ++tile) {
-        const float2 decay = *reinterpret_cast<const float2*>(decays + 8 * tile);
-        state[tile][0] *= decay.x;
-        state[tile][1] *= decay.y;
-        state[tile][2] *= decay.x;
-        state[tile][3] *= decay.y;
-      }
+      for (int slab = 0; slab < kSlabs; ++slab) {
+        // Added up by themselves: tensor cores cut their sums off, which would pull a state that
+        // never forgets towards 0 with every product.
+        float sums[2][4] = {};
 #pragma unroll
-      for (int j = 0; j < kMmas; ++j) {
-        if (j >= begin && j < end) {
-          const MmaA<kParts> u = splits_.Take(operand, j);
-#pragma unroll
-          for (int slab = 0; slab < kSlabs; ++slab) {
-            MmaOfTile<kParts>(u, Tile(stage, first % kMmas + slab, j), state[2 * slab],
-                              state[2 * slab + 1]);
+        for (int j = 0; j < kMmas; ++j) {
+          if (j >= begin && j < end) {
+            MmaOfTile<kParts>(splits_.Take(operand, j), Tile(stage, first % kMmas + slab, j),
+                              sums[0], sums[1]);
           }
+        }
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int tile = 2 * slab + half;
+          const float2 decay = *reinterpret_cast<const float2*>(decays + 8 * tile);
+          state[tile][0] = fmaf(state[tile][0], decay.x, sums[half][0]);
+          state[tile][1] = fmaf(state[tile][1], decay.y, sums[half][1]);
+          state[tile][2] = fmaf(state[tile][2], decay.x, sums[half][2]);
+          state[tile][3] = fmaf(state[tile][3], decay.y, sums[half][3]);
         }
       }
     }
