@@ -5,7 +5,7 @@
 #   tests/sanitize_gpu.sh memcheck                                 # every test binary of that label
 #   tests/sanitize_gpu.sh racecheck cuda_memory_test '*gated_delta*'   # one binary, some of its tests
 #
-# LAUNCHES (20), JOBS (4 processes at a time), BUILD (build/cuda). Prints tests with a finding; ends with 1 then.
+# LAUNCHES (20), JOBS (4 processes at a time), BUILD (build/cuda). Prints tests with a finding, and fails then.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tool=${1:?usage: tests/sanitize_gpu.sh memcheck|racecheck|initcheck|synccheck [BINARY [FILTER]]}

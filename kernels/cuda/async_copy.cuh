@@ -1,8 +1,10 @@
-// Asynchronous copies into shared memory and the barrier that tells of their end: PTX ISA, sections
-// "mbarrier", "cp.async.bulk" (sm_90 and later, one thread) and "cp.async" (before, a warp).
+// Asynchronous copies into shared memory: by a warp with a barrier that tells of their end, in bulk
+// on sm_90 and later, and by threads that wait for their own. PTX ISA, sections "mbarrier",
+// "cp.async.bulk" and "cp.async".
 #ifndef EVENFLOW_KERNELS_CUDA_ASYNC_COPY_CUH_
 #define EVENFLOW_KERNELS_CUDA_ASYNC_COPY_CUH_
 
+#include <cstddef>
 #include <cstdint>
 
 namespace evenflow {
@@ -117,6 +119,52 @@ class CopyBarrier {
 
   uint64_t word_;
 };
+
+// 16 bytes, of which the first `bytes` are copied and the rest is zeros; both on 16 bytes. kKept:
+// other blocks of the multiprocessor will read them, too.
+template <bool kKept = false>
+__device__ inline void CopyPiece(void* shared, const void* global, int bytes = 16) {
+  if constexpr (kKept) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(shared)),
+                 "l"(global), "r"(bytes)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(shared)),
+                 "l"(global), "r"(bytes)
+                 : "memory");
+  }
+}
+
+// 4 floats, of which the first `count` are copied and the rest are zeros. `wide`: both lie on 16
+// bytes and count is 0 or at least 4.
+__device__ inline void CopyFour(float* shared, const float* global, int count, bool wide) {
+  if (wide) {
+    CopyPiece(shared, global, count > 0 ? 16 : 0);
+    return;
+  }
+  for (int i = 0; i < 4; ++i) {
+    const bool there = i < count;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(SharedAddress(shared + i)),
+                 "l"(there ? global + i : global), "r"(there ? 4 : 0)
+                 : "memory");
+  }
+}
+
+// Ends this thread's group of copies.
+__device__ inline void CommitCopies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// Until at most kGroups of this thread's newest groups of copies are under way.
+template <int kGroups>
+__device__ inline void WaitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+}
+
+// Until none of this thread's is.
+__device__ inline void WaitForAllCopies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
 
 }  // namespace evenflow
 

@@ -40,18 +40,6 @@ __device__ inline void Multiply(uint32_t a0, uint32_t a1, uint32_t a2, uint32_t 
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// 16 bytes on their way into shared memory, from where the lane that asks for them reads them once
-// it has waited; zeros in place of what is not real.
-__device__ inline void AskForPiece(uint4* shared, const void* data, bool real) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(shared)),
-               "l"(data), "r"(real ? 16 : 0)
-               : "memory");
-}
-
-__device__ inline void AwaitPieces() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
-}
-
 // What the kernel does, the pointers being the device's.
 struct Call {
   MatMulArgs args;

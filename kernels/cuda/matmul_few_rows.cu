@@ -105,7 +105,8 @@ __global__ void __launch_bounds__(kThreads) FewRowsKernel(Call call) {
       const auto left = r < call.rows ? static_cast<int>(end - from) : 0;
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
-        AskForPiece(to + (u * kTiles + tile) * 32, x + u * kStretch, u * kStretch < left);
+        CopyPiece<true>(to + (u * kTiles + tile) * 32, x + u * kStretch,
+                        u * kStretch < left ? 16 : 0);
       }
     }
   };
@@ -129,7 +130,7 @@ __global__ void __launch_bounds__(kThreads) FewRowsKernel(Call call) {
     output.LoadOld(args);
     float sums[kTiles][4] = {};
     for (int chunk = 0; chunk < chunks; ++chunk) {
-      AwaitPieces();
+      WaitForAllCopies();
       weights.Next(chunks);
       const uint4* const x = own + (call.resident ? chunk : 0) * (kUnroll * kTiles * 32);
 #pragma unroll

@@ -2,9 +2,9 @@
 #ifndef EVENFLOW_KERNELS_CUDA_PREFILL_LOGS_CUH_
 #define EVENFLOW_KERNELS_CUDA_PREFILL_LOGS_CUH_
 
+#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/head_view.cuh"
 #include "kernels/cuda/prefill.cuh"
-#include "kernels/cuda/prefill_stream.cuh"
 
 namespace evenflow {
 

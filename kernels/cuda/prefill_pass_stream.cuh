@@ -8,7 +8,6 @@
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/head_view.cuh"
 #include "kernels/cuda/prefill_splits.cuh"
-#include "kernels/cuda/prefill_stream.cuh"
 
 namespace evenflow {
 

@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
@@ -20,6 +19,7 @@
 #include "engine/mutex.h"
 
 #include "absl/base/thread_annotations.h"
+#include "tests/engine/model/temp_directory.h"
 
 namespace evenflow {
 namespace {
@@ -161,20 +161,19 @@ int Main(const std::string& device, int rows) {
     std::fprintf(stderr, "%s\n", error.c_str());
     return 1;
   }
-  std::string directory =
-      (std::filesystem::temp_directory_path() / "evenflow-bench-XXXXXX").string();
-  if (mkdtemp(directory.data()) == nullptr) {
-    return 1;
-  }
+  const TempDirectory directory;
   RandomModel size;
   size.hidden_size = cuda ? 2048 : 256;
   size.heads = cuda ? 8 : 4;
   size.layers = cuda ? 24 : 4;
-  const absl::Status written = WriteRandomCheckpoint(directory, RandomConfig(size), 1);
+  if (const absl::Status written = WriteRandomCheckpoint(directory.path(), RandomConfig(size), 1);
+      !written.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(written.message()).c_str());
+    return 1;
+  }
   ModelOptions model_options;
   model_options.max_step_logits = rows + 1;
-  auto model = OrDie(Model::Load(directory, model_options, *backend));
-  std::filesystem::remove_all(directory);
+  auto model = OrDie(Model::Load(directory.path(), model_options, *backend));
   std::printf("%s, %d streams\n", backend->Describe().c_str(), rows);
   TimeCopies(*backend, model->slot_bytes());
 

@@ -82,10 +82,6 @@ def make_inputs(memory, sessions, tokens):
 
 def time_calls(call, states, before=lambda replay: None, cycle=1):
     """Microseconds of a call: the median of cycles of replays of a graph with one for each state."""
-    def all_calls():
-        for state in states:
-            call(state)
-
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):  # compiles and tunes
@@ -93,7 +89,8 @@ def time_calls(call, states, before=lambda replay: None, cycle=1):
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
-            all_calls()
+            for state in states:
+                call(state)
         times = []
         for replay in range(13 if cycle == 1 else 4 * cycle):
             before(replay)

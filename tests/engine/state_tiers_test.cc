@@ -60,6 +60,13 @@ class StateTiersTest : public EngineTest {
     Expect(session, request, reader);
   }
 
+  // On one slot of the device: session 1 has it, 0 has made room.
+  void StartWithOneOnHost() {
+    Start(1, 4);
+    Turn(0, Ask(Prompt(50), 3));
+    Turn(1, Ask(Prompt(60), 3));
+  }
+
   void Expect(int session, const EngineRequest& request, Reader& reader) {
     EXPECT_TRUE(reader.ReadAll().status.ok()) << reader.finish->status;
     FakeSession& alone = alone_[static_cast<size_t>(session)];
@@ -237,9 +244,7 @@ TEST_P(StateTiersTest, RefusedHostMemoryLeavesFewerPlaces) {
 
 TEST_P(StateTiersTest, ExpiredInHostMemory) {
   options_.idle_timeout = std::chrono::seconds(1);
-  Start(1, 4);
-  Turn(0, Ask(Prompt(50), 3));
-  Turn(1, Ask(Prompt(60), 3));
+  StartWithOneOnHost();
   ExpectNothingLeft();
   EXPECT_EQ(Info(0).status().code(), absl::StatusCode::kNotFound);
 }
@@ -261,9 +266,7 @@ TEST_P(StateTiersTest, DeletedOnItsWayOut) {
 }
 
 TEST_P(StateTiersTest, CancelledWhileItsStateComesBack) {
-  Start(1, 4);
-  Turn(0, Ask(Prompt(50), 3));
-  Turn(1, Ask(Prompt(60), 3));
+  StartWithOneOnHost();
   device_.copy_polls = -1;
   {
     auto lease = engine_->Attach("s0");
@@ -382,9 +385,7 @@ TEST_P(StateTiersTest, ALostDeviceEndsThoseWhoWaitForTheirState) {
 }
 
 TEST_P(StateTiersTest, DrainsWhileStatesMove) {
-  Start(1, 4);
-  Turn(0, Ask(Prompt(50), 3));
-  Turn(1, Ask(Prompt(60), 3));
+  StartWithOneOnHost();
   device_.copy_polls = -1;
   auto lease = engine_->Attach("s0");
   Reader reader(*engine_->Submit(*lease, Ask({}, 3)));

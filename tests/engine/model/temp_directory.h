@@ -8,8 +8,6 @@
 #include <sstream>
 #include <string>
 
-#include "gtest/gtest.h"
-
 namespace evenflow {
 
 class TempDirectory {
