@@ -68,7 +68,8 @@ Engine::Impl::Batch Engine::Impl::Plan() {
     std::this_thread::yield();
   }
   const SchedulerLimits limits{options.step_tokens, options.max_rows, BlockTokens(window_)};
-  for (const Segment& segment : Schedule(limits, tasks, pool_->free(), batch.planned)) {
+  const auto segments = Schedule(limits, tasks, pool_->free(), batch.planned);
+  for (const Segment& segment : SpreadFolds(window_, tasks, segments)) {
     const auto task = static_cast<size_t>(segment.task);
     if (!AddRow(*ready[task], segment.tokens, &batch)) {
       continue;

@@ -171,4 +171,25 @@ std::vector<Segment> Schedule(const SchedulerLimits& limits, absl::Span<const Ta
   return segments;
 }
 
+std::vector<Segment> SpreadFolds(const Window& window, absl::Span<const Task> tasks,
+                                 absl::Span<const Segment> segments) {
+  constexpr size_t kLast = 24;
+  const auto folds = [&](const Segment& segment) {
+    const Task& task = tasks[static_cast<size_t>(segment.task)];
+    return task.decoding && window.Stored(task.position - 1) < window.Base(task.position);
+  };
+  std::vector<Segment> ordered(segments.begin(), segments.end());
+  const auto others = std::stable_partition(ordered.begin(), ordered.end(), folds);
+  const std::vector<Segment> folding(ordered.begin(), others), rest(others, ordered.end());
+  const size_t count = folding.size();
+  const size_t part = std::max(count, ordered.size() - std::min(ordered.size(), kLast));
+  auto other = rest.begin();
+  size_t placed = 0;
+  for (size_t i = 0; i < ordered.size(); ++i) {
+    const bool fold = placed < count && i == placed * part / count;
+    ordered[i] = fold ? folding[placed++] : *other++;
+  }
+  return ordered;
+}
+
 }  // namespace evenflow

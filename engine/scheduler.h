@@ -50,6 +50,12 @@ struct Segment {
 std::vector<Segment> Schedule(const SchedulerLimits& limits, absl::Span<const Task> tasks,
                               int free_slots, SteadyTime now);
 
+// The segments in the order in which a device should begin them. A stream whose next token folds a
+// block into its state takes longer: such ones lie evenly among the others, but not among the last
+// 24, where nothing would be left to run beside them (kernels/cuda/README.md).
+std::vector<Segment> SpreadFolds(const Window& window, absl::Span<const Task> tasks,
+                                 absl::Span<const Segment> segments);
+
 }  // namespace evenflow
 
 #endif  // EVENFLOW_ENGINE_SCHEDULER_H_

@@ -127,6 +127,29 @@ __device__ inline void FinishRow(const AdvanceCall& call, int row_index, const R
   }
 }
 
+// A warp, once it has stored part `part` of `parts` of the row in blockIdx.z, up to token `stored`;
+// every warp that reads how much is stored has by then. The last one finishes the row and leaves
+// `count`, which they share, at zero.
+__device__ inline void CountPart(const AdvanceCall& call, const Row& row, int part, int parts,
+                                 uint32_t* count, int64_t stored, HealthPart health) {
+  health.SumLanes(32);
+  uint32_t before = 0;
+  const bool first = threadIdx.x % 32 == 0;
+  if (first) {
+    call.Parts(blockIdx.z)[part] = health;
+    __threadfence();
+    before = atomicAdd(count, 1);
+  }
+  before = __shfl_sync(kWarp, before, 0);
+  if (before + 1 == static_cast<uint32_t>(parts)) {
+    __threadfence();
+    FinishRow(call, static_cast<int>(blockIdx.z), row, stored, parts);
+    if (first) {
+      *count = 0;
+    }
+  }
+}
+
 // Calls visit.template operator()<Memory>() with the memory, if its prompts are read in chunks.
 template <class Visitor>
 void VisitInChunks(MemoryKind kind, Visitor&& visit) {

@@ -1,6 +1,6 @@
-// Asynchronous copies into shared memory: by a warp with a barrier that tells of their end, in bulk
-// on sm_90 and later, and by threads that wait for their own. PTX ISA, sections "mbarrier",
-// "cp.async.bulk" and "cp.async".
+// Asynchronous copies into shared memory, and out of it: by a warp with a barrier that tells of
+// their end, in bulk on sm_90 and later, and by threads that wait for their own. PTX ISA, sections
+// "mbarrier", "cp.async.bulk" and "cp.async".
 #ifndef EVENFLOW_KERNELS_CUDA_ASYNC_COPY_CUH_
 #define EVENFLOW_KERNELS_CUDA_ASYNC_COPY_CUH_
 
@@ -119,6 +119,36 @@ class CopyBarrier {
 
   uint64_t word_;
 };
+
+// From shared memory, which the warp has written, to global memory: the whole warp, all of it on 16
+// bytes. Shared memory stays as it is until AwaitCopiesOut.
+__device__ inline void CopyOut(void* global, const void* shared, int bytes) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  __syncwarp();
+  if (lane == 0) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
+                 "r"(SharedAddress(shared)), "r"(bytes)
+                 : "memory");
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+  }
+#else
+  __syncwarp();
+  for (int offset = 16 * lane; offset < bytes; offset += 16 * 32) {
+    *reinterpret_cast<float4*>(static_cast<char*>(global) + offset) =
+        *reinterpret_cast<const float4*>(static_cast<const char*>(shared) + offset);
+  }
+#endif
+}
+
+// Of those before. The whole warp.
+__device__ inline void AwaitCopiesOut() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+#endif
+  __syncwarp();
+}
 
 // 16 bytes, of which the first `bytes` are copied and the rest is zeros; both on 16 bytes. kKept:
 // other blocks of the multiprocessor will read them, too.

@@ -48,9 +48,16 @@ class DecodeBlock {
       output_.BeforeInputs(plan_, tile_.column(), tile_.owns());
     }
     inputs_.LoadConstant(call_);
+    window.constant = inputs_.log_decay;
     if (Prepares()) {
       inputs_.BeforePrepare(plan_, row_.position, shared_);
       __syncthreads();
+    }
+    if (window.folds) {
+      ring_.KeepScalarLogs();
+      __syncthreads();
+      shared_->entries_here.Wait(0);
+      Fold(&window);
     }
     AwaitKernelsBefore();
     ReadToken(&window);
@@ -59,6 +66,11 @@ class DecodeBlock {
       __syncthreads();
       window.Next();
       tile_.AskForValues(window);
+      if (window.folds) {
+        Fold(&window);
+      } else if (window.stores) {
+        StoreState();
+      }
       ReadToken(&window);
     }
   }
@@ -83,23 +95,15 @@ class DecodeBlock {
       __syncthreads();
     }
     window->Weigh(warp_);
-    window->DecayPending(warp_);
     AppendKeys(*window);
-    // A fold needs the decayed keys of others, what is read needs their weights: so late, that a
-    // warp need not wait to read its state.
-    const bool folds = window->pending > 0;
-    if (folds) {
-      __syncthreads();
-    }
+    // What is read needs the weights of others: so late, that a warp need not wait to read its
+    // state.
     shared_->tile_here[warp_].Wait(0);
     float sums[T::kReads][kQuad] = {};
-    HealthPart health;
     if (tile_.exists()) {
-      tile_.ReadState(*window, More(), sums, &health);
+      tile_.ReadState(*window, sums);
     }
-    if (!folds) {
-      __syncthreads();
-    }
+    __syncthreads();
     const float output = tile_.exists() ? FinishTile(*window, sums) : 0;
     if (Finishes()) {
       output_.Finish(plan_, Token(), tile_.column(), tile_.owns(), tile_.index(), output, shared_);
@@ -109,7 +113,31 @@ class DecodeBlock {
                    static_cast<uint32_t>(tile_.column())] = output;
     }
     if (tile_.exists() && window->stores) {
-      CountStored(*window, health);
+      AwaitCopiesOut();
+      const int tiles = Tiles(shape_.value_dim);
+      CountPart(call_, row_, head_ * tiles + tile_.index(), shape_.heads * tiles,
+                plan_.stored + blockIdx.z, row_.position + token_ - window->tokens, health_);
+    }
+  }
+
+  // Takes the state in shared memory over the pending block, which needs nothing of the token.
+  __device__ void Fold(DecodeWindow<Shape>* window) {
+    window->DecayPending(warp_);
+    __syncthreads();
+    shared_->tile_here[warp_].Wait(0);
+    if (tile_.exists()) {
+      health_ = tile_.Fold(*window);
+    }
+    if (window->stores) {
+      StoreState();
+    }
+    window->folds = false;
+    tile_.AskForValues(*window);
+  }
+
+  __device__ void StoreState() const {
+    if (tile_.exists()) {
+      tile_.StoreState();
     }
   }
 
@@ -147,7 +175,7 @@ class DecodeBlock {
       inputs_.Load(call_, plan_, Token(), tile_.column(), shared_);
     }
     window->constant = inputs_.log_decay;
-    if (token_ == 0) {
+    if (token_ == 0 && window->pending == 0) {  // else they are there
       ring_.KeepScalarLogs();
     }
   }
@@ -199,30 +227,6 @@ class DecodeBlock {
     return output;
   }
 
-  // Once a tile is stored. After the last one of a row, its health and how much is stored are
-  // written: every block that reads the latter has by then.
-  __device__ void CountStored(const DecodeWindow<Shape>& window, HealthPart health) const {
-    const int tiles = Tiles(shape_.value_dim);
-    uint32_t* stored = plan_.stored + blockIdx.z;
-    health.SumLanes(32);
-    uint32_t before = 0;
-    if (lane_ == 0) {
-      call_.Parts(blockIdx.z)[head_ * tiles + tile_.index()] = health;
-      __threadfence();
-      before = atomicAdd(stored, 1);
-    }
-    before = __shfl_sync(kWarp, before, 0);
-    const int count = shape_.heads * tiles;
-    if (before + 1 == static_cast<uint32_t>(count)) {
-      __threadfence();
-      const int64_t block = row_.position + token_ - window.tokens;
-      FinishRow(call_, static_cast<int>(blockIdx.z), row_, block, count);
-      if (lane_ == 0) {
-        *stored = 0;
-      }
-    }
-  }
-
   const AdvanceCall& call_;
   const DecodePlan& plan_;
   const MemoryShape& shape_;
@@ -231,8 +235,9 @@ class DecodeBlock {
   std::byte* const layer_;
   const int head_;
   const int thread_, warp_, lane_;
-  Tile tile_;      // the warp's
-  int token_ = 0;  // of the row, that is read
+  Tile tile_;          // the warp's
+  HealthPart health_;  // of what was folded there
+  int token_ = 0;      // of the row, that is read
   DecodeRing<Shape> ring_;
   DecodeInputs<Shape> inputs_;
   DecodeOutput<Shape> output_;

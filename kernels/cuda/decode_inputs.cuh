@@ -7,19 +7,6 @@
 
 namespace evenflow {
 
-// Calls visit(r) for this thread's part of the key_dim rows.
-template <class Shape, class Visit>
-__device__ inline void ForKeyRows(const Visit& visit) {
-  constexpr int kDim = Shape::kKeyDim, kThreads = Shape::kThreads;
-  const int thread = static_cast<int>(threadIdx.x);
-#pragma unroll
-  for (int i = 0; i < (kDim + kThreads - 1) / kThreads; ++i) {
-    if (kDim % kThreads == 0 || thread + kThreads * i < kDim) {
-      visit(thread + kThreads * i);
-    }
-  }
-}
-
 // The index of a head of the step's token, in an array of so many a token.
 __device__ inline uint32_t TokenHead(int token, int heads, uint32_t head) {
   return static_cast<uint32_t>(token) * static_cast<uint32_t>(heads) + head;
@@ -47,10 +34,11 @@ struct DecodeInputs {
   }
 
   // A log decay that no kernel writes.
-  __device__ void LoadConstant(const AdvanceCall& call) {
+  __device__ float LoadConstant(const AdvanceCall& call) {
     if constexpr (Memory::kDecay == Decay::kConstant) {
       log_decay = call.args.log_decay[blockIdx.y];
     }
+    return log_decay;
   }
 
   // What Prepare needs that no kernel writes, in time. A barrier of the block must follow.
@@ -105,7 +93,7 @@ struct DecodeInputs {
         const float g = LogDecay(args.decay, head, channel, load(args.decay_column + channel));
         shared->log[r] = g;
         if (args.decay.gate == DecayGate::kLowerBounded) {
-          shared->vectors[1][r] = KeyOfDecay(g);
+          shared->SetVector(1, r, KeyOfDecay(g));
         }
       });
     }
@@ -115,7 +103,7 @@ struct DecodeInputs {
       if (plan.frequencies != nullptr) {
         vector.Turn(shared->rotation);
       }
-      vector.Store(shared->vectors[warp]);
+      vector.ForEach([&](int r, float x) { shared->SetVector(warp, r, x); });
     }
     if constexpr (kScalar) {
       log_decay = LogDecay(args.decay, head, head, raw_log);
@@ -144,15 +132,15 @@ struct DecodeInputs {
                                               static_cast<uint32_t>(column)]
                                      : 0;
     ForKeyRows<Shape>([&](int r) {
-      shared->vectors[0][r] = args.q[query_head * kDim + r];
+      shared->SetVector(0, r, args.q[query_head * kDim + r]);
 #pragma unroll
       for (int n = 0; n < T::kEntries; ++n) {
-        shared->vectors[1 + n][r] = args.k[(key_head * T::kEntries + n) * kDim + r];
+        shared->SetVector(1 + n, r, args.k[(key_head * T::kEntries + n) * kDim + r]);
       }
 #pragma unroll
       for (int own = 0; own < T::kOwnKeys; ++own) {
-        shared->vectors[1 + T::kEntries + own][r] =
-            args.e[(token_head * T::kOwnKeys + own) * kDim + r];
+        shared->SetVector(1 + T::kEntries + own, r,
+                          args.e[(token_head * T::kOwnKeys + own) * kDim + r]);
       }
       if (T::kChannels) {
         shared->log[r] = args.log_decay[token_head * kDim + r];

@@ -6,7 +6,8 @@
 
 namespace evenflow {
 
-// All of it at once, which branches on its parts would prevent.
+// All of it at once, which branches on its parts would prevent: they would come one after the
+// other.
 __device__ inline Row LoadRow(const Row* row) {
   Row r;
   asm volatile("ld.global.v2.b32 {%0, %1}, [%2];" : "=r"(r.slot), "=r"(r.first_token) : "l"(row));
@@ -21,7 +22,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kFew ? Shape::kBlocksOfFew : 
   extern __shared__ __align__(128) char memory[];
   LetNextBegin();
   const Row row = LoadRow(call.rows + blockIdx.z);
-  if (!call.Takes(row)) {
+  if (!call.Takes(row) || row.slot < 0 || row.position < 0) {
     AwaitKernelsBefore();  // so that this grid does not end before those before it
     return;
   }

@@ -72,15 +72,22 @@ struct DecodeShape {
   static constexpr int kKeyDim = kDim;
   static constexpr int kRows = kDim / kQuadLanes;  // of a state, for each lane
 
-  // Measured on an H100, see kernels/cuda/README.md. Warps of a block: states of two bytes and 256
-  // keys, and states beside two entries a token, are small beside the window's keys, which come
-  // once a block. Blocks of a multiprocessor for which registers suffice: of states of two bytes,
-  // more are needed to have as many bytes on the way.
+  // Measured on an H100, see kernels/cuda/README.md. Warps of a block: small tiles beside a large
+  // window are many, as the window comes once a block. Blocks of a multiprocessor for which
+  // registers suffice: of states of two bytes more are needed to have as many bytes on the way.
   static constexpr int kWarps =
-      (sizeof(S) == 2 && kDim == 256) || (T::kEntries == 2 && kDim > 64) ? 8 : 4;
-  static constexpr int kBlocks = kWarps == 8 ? 2 : sizeof(S) == 2 ? 5 : 4;
+      (sizeof(S) == 2 && kDim == 256 && T::kChannels) || (T::kEntries == 2 && kDim > 64) ? 8 : 4;
+  static constexpr int kBlocks = kWarps == 8 ? 2 : sizeof(S) == 2 && kDim < 256 ? 6 : 4;
   static constexpr int kBlocksOfFew = kWarps == 8 ? 2 : 4;  // with a few tokens a row
   static constexpr int kThreads = 32 * kWarps;
+
+  // Where a quad's lanes find what they read with: lane i rows i, i + 8, ... side by side, apart
+  // enough that 16-byte accesses of 8 lanes meet no bank twice.
+  static constexpr int kLaneStride = kRows + 4;
+
+  __device__ static int LaneIndex(int row) {
+    return row % kQuadLanes * kLaneStride + row / kQuadLanes;
+  }
 
   // A token's vectors [key_dim]: its query, the keys that it writes, its own keys to erase.
   static constexpr int kVectors = 1 + T::kEntries + T::kOwnKeys;
@@ -99,6 +106,19 @@ struct DecodeShape {
   }
 };
 
+// Calls visit(r) for this thread's part of the key_dim rows.
+template <class Shape, class Visit>
+__device__ inline void ForKeyRows(const Visit& visit) {
+  constexpr int kDim = Shape::kKeyDim, kThreads = Shape::kThreads;
+  const int thread = static_cast<int>(threadIdx.x);
+#pragma unroll
+  for (int i = 0; i < (kDim + kThreads - 1) / kThreads; ++i) {
+    if (kDim % kThreads == 0 || thread + kThreads * i < kDim) {
+      visit(thread + kThreads * i);
+    }
+  }
+}
+
 // At the beginning of a block's shared memory. Keys of the ring [ring, entries, key_dim] follow, by
 // channels log decays [ring, key_dim], then for each warp a tile of the state, as in the slot.
 template <class Shape>
@@ -110,14 +130,20 @@ struct alignas(128) DecodeShared {
   CopyBarrier entries_here;
   CopyBarrier tile_here[Shape::kWarps];
   CopyBarrier squares_here;
-  float weights[T::kReads][kMaxRing * T::kEntries];  // of entries in what is read
+
+  union {
+    float weights[T::kReads][kMaxRing * T::kEntries];  // of entries in what is read
+    // Before them: cosines and sines of the token's position.
+    float2 rotation[kPreparable<typename Shape::Memory> ? kDim / 2 : 1];
+  };
+
   float scalar_logs[kMaxRing];
-  float vectors[Shape::kVectors][kDim];   // of the token
-  float log[kChannelDim];                 // its log decay since the block's start
-  float decayed[T::kReads][kChannelDim];  // what it reads with, decayed since then
-  float fold_decay[kChannelDim];          // of the pending block
-  float2 rotation[kPreparable<typename Shape::Memory> ? kDim / 2 : 1];  // cosines and sines
-  float squares[kMaxCluster * Shape::kWarps];                           // of the head's tiles
+  float vectors[Shape::kVectors][kDim];  // of the token
+  float log[kChannelDim];                // its log decay since the block's start
+  float fold_decay[kChannelDim];         // of the pending block
+  // What the token reads with, by channels decayed since the block's start.
+  alignas(16) float reads[T::kReads][kQuadLanes * Shape::kLaneStride];
+  float squares[kMaxCluster * Shape::kWarps];  // of the head's tiles
 
   static constexpr int kTileBytes = kDim * kTile * static_cast<int>(sizeof(typename Shape::State));
 
@@ -129,9 +155,26 @@ struct alignas(128) DecodeShared {
     return static_cast<int>(sizeof(DecodeShared)) + EntryBytes(ring) + Shape::kWarps * kTileBytes;
   }
 
-  __device__ float* Keys() { return reinterpret_cast<float*>(this + 1); }
+  // One element of the token's vectors, which by channels are not yet what the state is read with.
+  __device__ void SetVector(int vector, int row, float x) {
+    vectors[vector][row] = x;
+    if constexpr (!T::kChannels) {
+#pragma unroll
+      for (int read = 0; read < T::kReads; ++read) {
+        if (Shape::VectorOf(read) == vector) {
+          reads[read][Shape::LaneIndex(row)] = x;
+        }
+      }
+    }
+  }
 
-  __device__ float* Logs(int ring) { return Keys() + ring * T::kEntries * kDim; }
+  __device__ float* Keys() {
+    return reinterpret_cast<float*>(this + 1);
+  }
+
+  __device__ float* Logs(int ring) {
+    return Keys() + ring * T::kEntries * kDim;
+  }
 
   __device__ char* Tile(int ring, int warp) {
     return reinterpret_cast<char*>(this + 1) + EntryBytes(ring) + warp * kTileBytes;

@@ -43,17 +43,17 @@ class DecodeTile {
   // Of the head's tiles.
   __device__ int index() const { return first_ / kTile; }
 
-  __device__ void AskForState(CopyBarrier* here) const {
-    here->Copy(data_, stored_, kDim * width_ * static_cast<int>(sizeof(State)));
-  }
+  __device__ void AskForState(CopyBarrier* here) const { here->Copy(data_, stored_, StateBytes()); }
 
-  // Those of the pending block, or else of the token's.
+  // Of the entries that the window's next sum goes over: a fold's, else those of the token's block.
   __device__ void AskForValues(const Window& window) {
+    const int begin = window.folds ? 0 : window.pending_entries();
+    const int count = window.folds ? window.pending_entries() : window.entries();
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       const int e = quad_lane_ + kQuadLanes * i;
-      if (exists() && e < (window.pending > 0 ? window.pending_entries() : window.entries())) {
-        ahead_[i] = Value(window.Entry(e));
+      if (exists() && e < count) {
+        ahead_[i] = Value(window.Entry(begin + e));
       }
     }
   }
@@ -65,13 +65,59 @@ class DecodeTile {
     }
   }
 
-  // Adds what the state brings to S^T x before the token, its decay left out. Folds and stores on
-  // the way, for tokens to come in shared memory, too.
-  __device__ void ReadState(const Window& window, bool more, Sums& sums, HealthPart* health) const {
-    if (window.pending > 0) {
-      ReadRows<true>(window, more, sums, health);
-    } else {
-      ReadRows<false>(window, more, sums, health);
+  // Takes the state in shared memory over the pending block, and tells its health.
+  __device__ HealthPart Fold(const Window& window) const {
+    HealthPart health;
+#pragma unroll 1
+    for (int row = quad_lane_; row < kDim; row += kQuadLanes * kChunk) {
+      float s[kChunk][kQuad];
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) {
+        const float4 loaded = LoadRow(row + kQuadLanes * i);
+        s[i][0] = loaded.x, s[i][1] = loaded.y, s[i][2] = loaded.z, s[i][3] = loaded.w;
+      }
+      FoldRows(window, row, s);
+      __syncwarp();  // lanes of quads that the tile lacks have read what is overwritten
+      if (owns()) {
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) {
+          StoreQuad(make_float4(s[i][0], s[i][1], s[i][2], s[i][3]), Row(row + kQuadLanes * i));
+#pragma unroll
+          for (int c = 0; c < kQuad; ++c) {
+            health.Observe(s[i][c]);
+          }
+        }
+      }
+    }
+    return health;
+  }
+
+  // From shared memory into the slot.
+  __device__ void StoreState() const {
+    CopyOut(stored_, data_, StateBytes());
+  }
+
+  // Adds what the state brings to S^T x before the token, its decay left out.
+  __device__ void ReadState(const Window& window, Sums& sums) const {
+#pragma unroll
+    for (int chunk = 0; chunk < Shape::kRows; chunk += kChunk) {
+      float4 s[kChunk];
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) {
+        s[i] = LoadRow(quad_lane_ + kQuadLanes * (chunk + i));
+      }
+#pragma unroll
+      for (int read = 0; read < kReads; ++read) {
+        const float* x = window.Read(read) + Shape::kLaneStride * quad_lane_ + chunk;
+#pragma unroll
+        for (int i = 0; i < kChunk; i += 4) {
+          const float4 four = *reinterpret_cast<const float4*>(x + i);
+          AddScaled(four.x, s[i], sums[read]);
+          AddScaled(four.y, s[i + 1], sums[read]);
+          AddScaled(four.z, s[i + 2], sums[read]);
+          AddScaled(four.w, s[i + 3], sums[read]);
+        }
+      }
     }
   }
 
@@ -96,7 +142,7 @@ class DecodeTile {
     for (int i = 0; i < kAhead; ++i) {
       const int e = quad_lane_ + kQuadLanes * i;
       if (e < window.entries()) {
-        add(e, window.pending > 0 ? value(e) : ahead_[i]);
+        add(e, ahead_[i]);
       }
     }
 #pragma unroll 1
@@ -114,75 +160,21 @@ class DecodeTile {
     return lane_ / kQuadLanes;
   }
 
+  __device__ int StateBytes() const {
+    return kDim * width_ * static_cast<int>(sizeof(State));
+  }
+
   __device__ float4 Value(int index) const {
     return __ldcg(reinterpret_cast<const float4*>(values_ + index * width_ + quad_ * kQuad));
   }
 
-  __device__ void LoadRow(int row, float (&s)[kQuad]) const {
-    if constexpr (sizeof(State) == 4) {
-      const float4 quad = *reinterpret_cast<const float4*>(data_ + (quad_ * kDim + row) * kQuad);
-      s[0] = quad.x, s[1] = quad.y, s[2] = quad.z, s[3] = quad.w;
-    } else {
-      const uint2 quad = *reinterpret_cast<const uint2*>(data_ + (quad_ * kDim + row) * kQuad);
-      s[0] = __uint_as_float(quad.x << 16);
-      s[1] = __uint_as_float(quad.x & 0xffff0000u);
-      s[2] = __uint_as_float(quad.y << 16);
-      s[3] = __uint_as_float(quad.y & 0xffff0000u);
-    }
+  // Of the lane's quad, in shared memory.
+  __device__ State* Row(int row) const {
+    return data_ + (quad_ * kDim + row) * kQuad;
   }
 
-  template <bool kFolds>
-  __device__ void ReadRows(const Window& window, bool more, Sums& sums, HealthPart* health) const {
-#pragma unroll
-    for (int chunk = 0; chunk < Shape::kRows; chunk += kChunk) {
-      float s[kChunk][kQuad];
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-        LoadRow(quad_lane_ + kQuadLanes * (chunk + i), s[i]);
-      }
-      if constexpr (kFolds) {
-        Fold(window, quad_lane_ + kQuadLanes * chunk, s);
-        if (more) {
-          __syncwarp();  // lanes of quads that the tile lacks have read what is overwritten
-        }
-        if (window.stores && owns()) {
-#pragma unroll
-          for (int i = 0; i < kChunk; ++i) {
-            const int row = quad_lane_ + kQuadLanes * (chunk + i);
-            StoreRow(stored_, row, s[i]);
-            if (more) {
-              StoreRow(data_, row, s[i]);
-            }
-#pragma unroll
-            for (int c = 0; c < kQuad; ++c) {
-              health->Observe(s[i][c]);
-            }
-          }
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-#pragma unroll
-        for (int read = 0; read < kReads; ++read) {
-          const float x = window.Read(read)[quad_lane_ + kQuadLanes * (chunk + i)];
-#pragma unroll
-          for (int c = 0; c < kQuad; ++c) {
-            sums[read][c] = fmaf(x, s[i][c], sums[read][c]);
-          }
-        }
-      }
-    }
-  }
-
-  __device__ void StoreRow(State* tile, int row, const float (&s)[kQuad]) const {
-    State* to = tile + (quad_ * kDim + row) * kQuad;
-    if constexpr (sizeof(State) == 4) {
-      *reinterpret_cast<float4*>(to) = make_float4(s[0], s[1], s[2], s[3]);
-    } else {  // rounded already
-      *reinterpret_cast<uint2*>(to) =
-          make_uint2(__float_as_uint(s[0]) >> 16 | __float_as_uint(s[1]),
-                     __float_as_uint(s[2]) >> 16 | __float_as_uint(s[3]));
-    }
+  __device__ float4 LoadRow(int row) const {
+    return ToFloats(*reinterpret_cast<const RawQuad<State>*>(Row(row)));
   }
 
   // Of the pending entry begin + quad_lane_.
@@ -204,7 +196,7 @@ class DecodeTile {
   }
 
   // Takes kChunk rows, from `row` on, over the pending block.
-  __device__ void Fold(const Window& window, int row, float (&s)[kChunk][kQuad]) const {
+  __device__ void FoldRows(const Window& window, int row, float (&s)[kChunk][kQuad]) const {
     const float shared_decay = T::kChannels ? 1 : window.FoldDecay(0);
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) {

@@ -27,7 +27,7 @@ class DecodeWindow {
     tokens = static_cast<int>(row.position - block);
     // The token before this one has stored all blocks before, unless this block was too young.
     const bool young = tokens == 0 || tokens < window.rollback;
-    const bool folds = young && call.Stored(row) < block;
+    folds = young && call.Stored(row) < block;
     pending = folds ? window.commit : 0;
     // As Window::Stored: C more tokens may be stored once R tokens of the block have been read.
     stores = folds && tokens + 1 >= window.rollback;
@@ -39,8 +39,8 @@ class DecodeWindow {
   __device__ void Next() {
     pending = stores ? 0 : pending;
     ++tokens;
-    decays = tokens == commit_;
-    if (decays) {
+    folds = tokens == commit_;
+    if (folds) {
       pending = commit_;
       tokens = 0;
     }
@@ -50,13 +50,13 @@ class DecodeWindow {
     first += first < 0 ? ring_ : 0;
   }
 
-  int place;    // of the token, in the rings
-  int tokens;   // of its block, before it
-  int pending;  // tokens that are to be folded: those of the block before, or none
-  int first;    // the place of the first that is loaded, pending ones before those of the block
-  bool stores;  // what is folded
-  bool decays = true;  // pending keys, which no token before has
-  float constant;      // log decay of the token or the head, where channels share it
+  int place;       // of the token, in the rings
+  int tokens;      // of its block, before it
+  int pending;     // tokens of the block before that are not stored in the state, or none
+  int first;       // the place of the first that is loaded, pending ones before those of the block
+  bool folds;      // the pending ones, which no token of the row before has
+  bool stores;     // what is folded
+  float constant;  // log decay of the token or the head, where channels share it
 
   __device__ int entries() const { return tokens * kEntries; }
 
@@ -87,10 +87,8 @@ class DecodeWindow {
   // [key_dim]; decayed to the block's end for pending entries once DecayPending is done.
   __device__ float* Key(int entry) const { return shared_->Keys() + entry * kDim; }
 
-  // What is read with, as the state sees it.
-  __device__ const float* Read(int read) const {
-    return T::kChannels ? shared_->decayed[read] : shared_->vectors[Shape::VectorOf(read)];
-  }
+  // What is read with, as the state sees it: by lanes of a quad, see DecodeShape::kLaneStride.
+  __device__ const float* Read(int read) const { return shared_->reads[read]; }
 
   // What an entry of the block weighs in a read; the token's own come last.
   __device__ float Weight(int read, int e) const { return shared_->weights[read][e]; }
@@ -113,8 +111,8 @@ class DecodeWindow {
     }
   }
 
-  // Of decays by channels, what is read with in row r and the fold. shared.log[r] is the token's
-  // own at first. Of that thread which wrote the row's inputs.
+  // Of decays by channels, what is read with in row r. shared.log[r] is the token's own at first.
+  // Of that thread which wrote the row's inputs.
   __device__ void DecayInputs(int r) const {
     const float log =
         (tokens == 0 ? 0 : RingLogs(Place(pending + tokens - 1))[r]) + ClampLog(shared_->log[r]);
@@ -122,10 +120,8 @@ class DecodeWindow {
     const float decay = expf(log);
 #pragma unroll
     for (int read = 0; read < T::kReads; ++read) {
-      shared_->decayed[read][r] = shared_->vectors[Shape::VectorOf(read)][r] * decay;
-    }
-    if (pending > 0) {
-      shared_->fold_decay[r] = expf(RingLogs(Place(pending - 1))[r]);
+      shared_->reads[read][Shape::LaneIndex(r)] =
+          shared_->vectors[Shape::VectorOf(read)][r] * decay;
     }
   }
 
@@ -145,11 +141,14 @@ class DecodeWindow {
     }
     const float scalar_log = ScalarLog();
     const int count = entries() + kEntries;
-    for (int begin = warp * kSteps; begin < count; begin += Shape::kWarps * kSteps) {
+    for (int begin = warp; begin < count; begin += Shape::kWarps * kSteps) {
       float sums[4] = {};
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
-        const int e = Least(begin + step, count - 1);
+        const int e = Least(begin + step * Shape::kWarps, count - 1);
+        if (T::kChannels && e < begin + step * Shape::kWarps) {
+          break;  // powers are worth a branch
+        }
         const bool own = e >= entries();
         const float* w =
             (own ? shared_->vectors[1 + e - entries()] : Key(Entry(pending_entries() + e))) + lane;
@@ -168,7 +167,7 @@ class DecodeWindow {
         }
       }
       const float sum = SumWarpOfFour(sums);
-      const int e = begin + lane / 8 / kReads;
+      const int e = begin + lane / 8 / kReads * Shape::kWarps;
       if (lane % 8 == 0 && lane / 8 < kSteps * kReads && e < count) {
         const int token = e / kEntries;
         const float entry_log = Memory::kDecay == Decay::kScalar && token < tokens
@@ -180,11 +179,16 @@ class DecodeWindow {
     }
   }
 
-  // Keys of pending entries, to the end of their block. A warp's part.
+  // Keys of pending entries, to the end of their block, and by channels what a fold decays the
+  // state by. A warp's part.
   __device__ void DecayPending(int warp) const {
+    if constexpr (T::kChannels) {
+      ForKeyRows<Shape>(
+          [&](int r) { shared_->fold_decay[r] = expf(RingLogs(Place(pending - 1))[r]); });
+    }
     if constexpr (Memory::kDecay != Decay::kNone) {
       const int last = Place(pending - 1);
-      for (int j = warp; j < (decays ? pending_entries() : 0); j += Shape::kWarps) {
+      for (int j = warp; j < pending_entries(); j += Shape::kWarps) {
         const int token = j / kEntries;
         float decay = 1;
         if constexpr (!T::kChannels) {

@@ -104,10 +104,12 @@ struct LaneChannels {
     }
   }
 
-  __device__ void Store(float* to) const {
+  // Calls visit(channel, x).
+  template <class Visit>
+  __device__ void ForEach(const Visit& visit) const {
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      to[Channel(j)] = x[j];
+      visit(Channel(j), x[j]);
     }
   }
 

@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/scheduler.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/precondition.h"
 
@@ -105,12 +106,22 @@ double StepBytes(const Setup& setup) {
   return head * shape.heads * setup.sessions;
 }
 
+// In the order in which the server has them.
 std::vector<Row> RowsAt(const Setup& setup, int position, bool lockstep) {
-  std::vector<Row> rows;
+  std::vector<Task> streams;
+  std::vector<Segment> segments;
   for (int s = 0; s < setup.sessions; ++s) {
     // An odd multiplier spreads phases over the rows that are next to one another.
     const int phase = lockstep ? 0 : s * 7 % setup.window.commit;
-    rows.push_back({s, s * setup.tokens, setup.tokens, position + phase});
+    Task& stream = streams.emplace_back();
+    stream.decoding = true;
+    stream.position = position + phase;
+    segments.push_back({s, setup.tokens});
+  }
+  std::vector<Row> rows;
+  for (const Segment& segment : SpreadFolds(setup.window, streams, segments)) {
+    rows.push_back({segment.task, static_cast<int>(rows.size()) * setup.tokens, setup.tokens,
+                    streams[static_cast<size_t>(segment.task)].position});
   }
   return rows;
 }
