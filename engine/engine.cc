@@ -59,7 +59,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
   const int host_slots = HostSlotCount(backend, model->slot_bytes(), options.host_memory_bytes);
   auto impl =
       std::make_shared<Impl>(resolved, std::move(model), backend, *std::move(pool), host_slots);
-  impl->Start(std::move(observer));
+  if (absl::Status status = impl->Start(std::move(observer)); !status.ok()) {
+    return status;
+  }
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }
 

@@ -93,6 +93,8 @@ struct EngineObserver {
   };
 
   std::function<void(const Step&)> on_step;
+  // Within Create: steps of so many sizes were run once and recorded, so that nobody waits for it.
+  std::function<void(int sizes, double seconds)> on_warm_up;
   // There is less host memory for states than was asked for: slots for so many.
   std::function<void(int host_slots)> on_host_memory_refused;
   // `plane`: index in Model::state_planes.
@@ -107,7 +109,8 @@ class Engine {
  public:
   // Starts the engine thread. `backend` outlives the engine. REQUIRES: the model was loaded for
   // steps of options.step_tokens tokens and options.max_rows logits. INVALID_ARGUMENT names the
-  // option; RESOURCE_EXHAUSTED when the states do not fit.
+  // option; RESOURCE_EXHAUSTED when the states do not fit; UNAVAILABLE when the device fails in its
+  // first steps.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options,
                                                         std::unique_ptr<Forwarder> model,
                                                         Backend& backend, EngineObserver observer);

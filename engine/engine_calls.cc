@@ -60,9 +60,13 @@ Engine::Impl::Impl(const EngineOptions& engine_options, std::unique_ptr<Forwarde
   gauges_.host_slots_total = tiers_->host_slots();
 }
 
-void Engine::Impl::Start(EngineObserver observer) {
+absl::Status Engine::Impl::Start(EngineObserver observer) {
   observer_ = std::move(observer);
+  if (absl::Status status = RunFirstSteps(); !status.ok()) {
+    return status;
+  }
   thread_ = std::thread([this] { Run(); });
+  return absl::OkStatus();
 }
 
 void Engine::Impl::Stop() {

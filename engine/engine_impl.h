@@ -29,7 +29,8 @@ class Engine::Impl {
  public:
   Impl(const EngineOptions& engine_options, std::unique_ptr<Forwarder> forwarder, Backend& device,
        std::unique_ptr<StatePool> states, int host_slots);
-  void Start(EngineObserver observer);
+  // Runs the first steps and starts the thread.
+  absl::Status Start(EngineObserver observer);
   // Ends every request with UNAVAILABLE, joins the thread and frees the states and the model.
   void Stop();
 
@@ -82,6 +83,8 @@ class Engine::Impl {
   SessionInfo Describe(const Session& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void NoteExpiry(const Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void End(const std::shared_ptr<Session>& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  absl::Status RunFirstSteps();
 
   // --- The engine thread's side (engine_step.cc: a step; engine_requests.cc: one request).
   void Run();

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels/operations.h"
 #include "kernels/precondition.h"
@@ -48,6 +49,11 @@ class Backend {
   // What the newest recorded step asks of the device one after the other, kernels for the most
   // part; 0: none is recorded.
   virtual int launches() const { return 0; }
+
+  // The rows of steps of single tokens that each stand for a size which the device records, so that
+  // those that come later take less time: ascending, none above `most_rows`; empty: it records
+  // none.
+  virtual std::vector<int> RecordedSizes(int /*most_rows*/) const { return {}; }
 
   // Bytes of memory of its own that nobody uses now; 0: it has none, or nobody knows.
   virtual size_t FreeBytes() const { return 0; }

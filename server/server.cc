@@ -22,6 +22,7 @@
 #include "server/workers.h"
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 
 namespace evenflow {
 
@@ -138,6 +139,10 @@ absl::Status Server::Parts::Load(std::function<void(double)> progress) {
   serving.model_name = options.model_name.empty() ? info.name : options.model_name;
   metrics = std::make_unique<Metrics>(serving.model_name, (*model)->state_planes());
   EngineObserver observer = metrics->Observer();
+  observer.on_warm_up = [](int sizes, double seconds) {
+    Log(LogLevel::kInfo, "warmed up steps of ", sizes, " sizes in ",
+        absl::StrFormat("%.1f s", seconds));
+  };
   observer.on_host_memory_refused = [](int host_slots) {
     Log(LogLevel::kWarning, "there is less host memory than --host-memory allows: slots for the ",
         "states of ", host_slots, " idle sessions are all");

@@ -5,7 +5,8 @@
 #   tests/sanitize_gpu.sh memcheck                                 # every test binary of that label
 #   tests/sanitize_gpu.sh racecheck cuda_memory_test '*gated_delta*'   # one binary, some of its tests
 #
-# LAUNCHES (20), JOBS (4 processes at a time), BUILD (build/cuda). Prints tests with a finding, and fails then.
+# LAUNCHES (20), JOBS (4 processes at a time), BUILD (build/cuda). Prints each test as it ends, and fails if one has a
+# finding.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tool=${1:?usage: tests/sanitize_gpu.sh memcheck|racecheck|initcheck|synccheck [BINARY [FILTER]]}
@@ -22,6 +23,7 @@ check() {  # check BINARY TEST
     grep -E "=========|Failure" <<<"$out" | head -30
     return 1
   fi
+  echo "clean: $2"
 }
 export -f check
 

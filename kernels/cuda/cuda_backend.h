@@ -46,6 +46,7 @@ class CudaBackend final : public Backend {
   // Those of the recorded step with the most rows.
   int launches() const override { return launches_; }
 
+  std::vector<int> RecordedSizes(int most_rows) const override;
   size_t FreeBytes() const override;
   void* Allocate(size_t bytes) override;
   void Free(void* data) override;

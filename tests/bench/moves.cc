@@ -74,10 +74,13 @@ void PrintSteps(const char* what, const std::vector<double>& steps) {
 void TimeCopies(Backend& backend, size_t bytes) {
   constexpr int kSlots = 4;
   void* const base = backend.Allocate(kSlots * bytes);
+  const auto asked = std::chrono::steady_clock::now();
   void* const host = backend.AllocateHost(bytes);
   if (base == nullptr || host == nullptr) {
     std::exit(1);
   }
+  std::printf("%-28s %.1f ms\n", "host memory for it",
+              Seconds(std::chrono::steady_clock::now() - asked).count() * 1e3);
   const Slots slots{static_cast<std::byte*>(base), bytes};
   for (const bool out : {true, false}) {
     std::vector<double> times;

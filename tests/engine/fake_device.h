@@ -76,6 +76,7 @@ class FakeDevice : public Backend {
   // Set before the engine starts; called on its thread.
   std::function<void(const Step&)> on_launch;  // may wait or throw
   std::function<bool(const Row&)> bad_state, bad_logits;
+  std::vector<int> recorded_sizes;
   bool out_of_memory = false;
   size_t free_bytes = 0;
   std::string failure;  // set in on_launch: the device is lost from then on
@@ -116,6 +117,8 @@ class FakeDevice : public Backend {
   std::string error() const override { return failure; }
 
   int pipeline_depth() const override { return pipeline_depth_; }
+
+  std::vector<int> RecordedSizes(int /*most_rows*/) const override { return recorded_sizes; }
 
   size_t FreeBytes() const override { return free_bytes; }
 

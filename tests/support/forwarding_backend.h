@@ -36,6 +36,10 @@ class ForwardingBackend : public Backend {
 
   int launches() const override { return backend_->launches(); }
 
+  std::vector<int> RecordedSizes(int most_rows) const override {
+    return backend_->RecordedSizes(most_rows);
+  }
+
   size_t FreeBytes() const override { return backend_->FreeBytes(); }
 
   void* Allocate(size_t bytes) override { return backend_->Allocate(bytes); }
