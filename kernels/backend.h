@@ -109,7 +109,7 @@ struct BackendOptions {
   int threads = 0;  // CPU workers; 0: one for each physical core this process may use
   DType activations = DType::kBF16;  // on CUDA; fp32 also makes its products fp32
   // A row's result does not depend on the rows beside it, as on the CPU always. On CUDA, products
-  // of many rows then read the weights once for every 16 of them. With activations of bf16.
+  // of many rows then read the weights once for every 64 of them. With activations of bf16.
   bool batch_invariant = false;
 };
 

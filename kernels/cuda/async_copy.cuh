@@ -89,6 +89,20 @@ class CopyBarrier {
         "r"(SharedAddress(&word_)), "r"(rank), "f"(value)
         : "memory");
   }
+
+  __device__ void SendFour(const float (&values)[4], float4* shared, int rank) const {
+    asm volatile(
+        "{\n"
+        ".reg .b32 to, barrier;\n"
+        "mapa.shared::cluster.u32 to, %0, %2;\n"
+        "mapa.shared::cluster.u32 barrier, %1, %2;\n"
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%3, %4, %5, %6}, "
+        "[barrier];\n"
+        "}" ::"r"(SharedAddress(shared)),
+        "r"(SharedAddress(&word_)), "r"(rank), "f"(values[0]), "f"(values[1]), "f"(values[2]),
+        "f"(values[3])
+        : "memory");
+  }
 #endif
 
   __device__ void Wait(int parity) const {

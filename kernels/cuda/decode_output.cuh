@@ -3,26 +3,11 @@
 #ifndef EVENFLOW_KERNELS_CUDA_DECODE_OUTPUT_CUH_
 #define EVENFLOW_KERNELS_CUDA_DECODE_OUTPUT_CUH_
 
+#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/decode_plan.cuh"
 #include "kernels/cuda/memory_output.cuh"
 
 namespace evenflow {
-
-// That all blocks of a cluster have begun, PTX ISA, section "barrier.cluster": whole warps say so
-// of theirs, and wait.
-__device__ inline void ArriveAtCluster() {
-#if __CUDA_ARCH__ >= 900
-  __syncwarp();
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-#endif
-}
-
-__device__ inline void AwaitCluster() {
-#if __CUDA_ARCH__ >= 900
-  __syncwarp();
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
 
 // Of one lane; every two have a column.
 template <class Shape>

@@ -1,11 +1,12 @@
-// What the product of a few rows (matmul_few_rows.cu) is made of: its pieces of W and x, and the
-// factors of norms. For that file.
+// What the products of few rows (matmul_few_rows.cu, matmul_cluster.cu) are made of: pieces of W,
+// outputs, the factors of norms. For these files.
 #ifndef EVENFLOW_KERNELS_CUDA_FEW_ROWS_CUH_
 #define EVENFLOW_KERNELS_CUDA_FEW_ROWS_CUH_
 
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul.h"
+#include "kernels/math/activations.h"
 #include "kernels/math/head_norm.h"
 
 namespace evenflow::few_rows {
@@ -22,7 +23,7 @@ inline constexpr int64_t kChunk = kUnroll * kStretch;
 static_assert(kMaxFewRows * kOutputs <= kThreads);  // a thread has at most one output
 
 // Weights are read once: they need not stay in the first cache.
-__device__ inline uint4 LoadWeights(const __nv_bfloat16* data) {
+__device__ inline uint4 LoadWeights(const uint4* data) {
   uint4 piece;
   asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(piece.x), "=r"(piece.y), "=r"(piece.z), "=r"(piece.w)
@@ -63,32 +64,78 @@ struct Call {
   float* out_squares;
 };
 
-// What a block's warps hand to each other.
-template <int kTiles>
-struct Partial {
-  float sums[kWarps][kTiles * kTileRows][kOutputs + 1];
+// One of the kOutputs of a group and row, and what is known of it before its sum.
+struct Output {
+  int row;
+  int64_t column;  // of y
+  bool real;
+  float added = 0;  // bias
+  float old = 0;    // what was there
+  float weight = 0;
 
-  __device__ float Sum(int r, int output) const {
-    float sum = 0;
-#pragma unroll
-    for (int warp = 0; warp < kWarps; ++warp) {
-      sum += sums[warp][r][output];
+  __device__ Output(const Call& call, int row, int group, int in_group)
+      : row(row),
+        column(int64_t{group} * call.first_step + in_group % 8 + (in_group < 8 ? 0 : call.second)),
+        real(row < call.rows && group < call.groups && column < call.args.w.rows) {
+    if (real && call.args.bias != nullptr) {
+      added = call.args.bias[column];
     }
-    return sum;
+    if (real && call.norms) {
+      weight = call.weight[column];
+    }
+  }
+
+  __device__ void LoadOld(const MatMulArgs& args) {
+    if (real && args.add) {
+      old = Load(args.y, row, column);
+    }
+  }
+
+  __device__ float Value(float sum, float factor) const {
+    return real ? fmaf(sum, factor, added + old) : 0.0f;
+  }
+
+  __device__ void StoreValue(const Call& call, float value) const {
+    if (real) {
+      Store(call.args.y, row, column, value);
+      if (call.norms) {
+        Store(call.out, row, column, value * weight);
+      }
+    }
+  }
+
+  // Where it is a gate.
+  __device__ void StoreActivated(const Call& call, float gate, float up) const {
+    if (real) {
+      Store(call.out, row, column, Activate(call.activation, gate) * up);
+    }
   }
 };
 
-// Columns of a warp.
+// Those of all outputs of a group and row.
+__device__ inline void StoreSquares(const Call& call, int row, int group, float squares) {
+  if (row < call.rows && group < call.groups) {
+    call.out_squares[row * call.groups + group] = squares;
+  }
+}
+
+// The product of at most kMaxClusterRows rows (matmul_cluster.cu), and whether so many columns fit.
+void LaunchInClusters(const Call& call, int clusters, cudaStream_t stream);
+bool FitsCluster(int64_t inputs);
+
+// Columns of a part of a sum: a warp has one here, a block of a cluster there.
 __host__ __device__ inline int64_t ShareOf(int64_t inputs) {
   return (inputs + kWarps * kStretch - 1) / (kWarps * kStretch) * kStretch;
 }
 
-// What each row is multiplied by. A warp finds it for the rows warp, warp + kWarps, ...: their
-// squares are asked for before the product and added up after it.
+// What each row from `first` on is multiplied by. A warp finds it for the rows warp, warp + kWarps,
+// ... of them: their squares are asked for before the product and added up after it.
 template <int kTiles>
 class Factors {
  public:
   static_assert(kTileRows == kWarps);
+
+  __device__ explicit Factors(int first = 0) : first_(first) {}
 
   __device__ void Load(const Call& call) {
 #pragma unroll
@@ -112,10 +159,10 @@ class Factors {
         sum += Square(call, Row(tile), j);
       }
       sum = WarpSum(sum);
-      if (threadIdx.x % 32 == 0) {
-        factors[Row(tile)] = call.squares == nullptr
-                                 ? 1.0f
-                                 : InverseRms(sum, static_cast<int>(call.args.w.cols), call.eps);
+      if (threadIdx.x % 32 == 0 && threadIdx.x < kThreads) {
+        factors[Row(tile) - first_] =
+            call.squares == nullptr ? 1.0f
+                                    : InverseRms(sum, static_cast<int>(call.args.w.cols), call.eps);
       }
     }
   }
@@ -123,8 +170,8 @@ class Factors {
  private:
   static constexpr int kAhead = 4;  // squares of a lane and row
 
-  __device__ static int Row(int tile) {
-    return static_cast<int>(threadIdx.x / 32) + tile * kWarps;
+  __device__ int Row(int tile) const {
+    return first_ + static_cast<int>(threadIdx.x / 32) + tile * kWarps;
   }
 
   // The lane's j-th of a row.
@@ -134,37 +181,42 @@ class Factors {
                                                     : 0.0f;
   }
 
+  const int first_;
   float ahead_[kTiles][kAhead];
 };
 
-// The warp's part of W, piece by piece: the chunks of a group of outputs, then those of the block's
-// next one.
+// The warp's part of W, piece by piece: the chunks of a group of outputs, then those of the next
+// one; kAhead stretches are a chunk.
+template <int kAhead>
 class Weights {
  public:
-  __device__ Weights(const Call& call, int64_t begin, int64_t end)
+  // Of group `group`, then of each group_step-th.
+  __device__ Weights(const Call& call, int64_t begin, int64_t end, int group, int group_step)
       : call_(call),
-        begin_(begin),
-        end_(static_cast<int>(end - begin)),
-        lane_row_(static_cast<int>(threadIdx.x % 32) / 4),
-        lane_column_(static_cast<int>(threadIdx.x % 4) * kPiece),
-        group_(static_cast<int>(blockIdx.x)) {
+        begin_(static_cast<int>(begin)),
+        end_(static_cast<int>(end)),
+        group_step_(group_step),
+        group_(group) {
     Find();
   }
 
   // Its stretch u.
   __device__ void Load(int u, uint4* upper, uint4* lower) const {
-    const int at = from_ + u * kStretch + lane_column_;
     const uint4 zero = make_uint4(0, 0, 0, 0);
-    *upper = at < end_ && has_upper_ ? LoadWeights(upper_ + at) : zero;
-    *lower = at < end_ && has_lower_ ? LoadWeights(lower_ + at) : zero;
+    const bool has = column_ + u * kStretch < end_;
+    const auto* const pieces = static_cast<const uint4*>(call_.args.w.data);
+    const uint32_t at = piece_ + static_cast<uint32_t>(u * (kStretch / kPiece));
+    const auto apart = static_cast<uint32_t>(call_.second * call_.args.w.cols / kPiece);
+    *upper = has && has_upper_ ? LoadWeights(pieces + at) : zero;
+    *lower = has && has_lower_ ? LoadWeights(pieces + (at + apart)) : zero;
   }
 
   // On to the chunk after it, of `chunks` of a group.
   __device__ void Next(int chunks) {
-    from_ += kUnroll * kStretch;
-    if (from_ == chunks * kUnroll * kStretch) {
-      from_ = 0;
-      group_ += static_cast<int>(gridDim.x);
+    column_ += kAhead * kStretch;
+    piece_ += kAhead * (kStretch / kPiece);
+    if (column_ - begin_ >= chunks * kAhead * kStretch) {
+      group_ += group_step_;
       Find();
     }
   }
@@ -172,20 +224,19 @@ class Weights {
  private:
   __device__ void Find() {
     const MatMulArgs& args = call_.args;
-    const int64_t first = int64_t{group_} * call_.first_step + lane_row_;
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const int64_t first = int64_t{group_} * call_.first_step + lane / 4;
     has_upper_ = group_ < call_.groups && first < args.w.rows;
     has_lower_ = group_ < call_.groups && first + call_.second < args.w.rows;
-    upper_ = static_cast<const __nv_bfloat16*>(args.w.data) + first * args.w.cols + begin_;
-    lower_ = upper_ + call_.second * args.w.cols;
+    column_ = begin_ + lane % 4 * kPiece;
+    piece_ = static_cast<uint32_t>((first * args.w.cols + column_) / kPiece);
   }
 
   const Call& call_;
-  const int64_t begin_;
-  const int end_, lane_row_, lane_column_;
-  int group_, from_ = 0;
+  const int begin_, end_, group_step_;
+  int group_, column_;
+  uint32_t piece_;  // of W, that of column_
   bool has_upper_, has_lower_;
-  const __nv_bfloat16* upper_;
-  const __nv_bfloat16* lower_;
 };
 
 }  // namespace evenflow::few_rows

@@ -28,11 +28,6 @@ int64_t RoundedRows(int64_t rows) {
   return power >= 32 && rows <= power / 4 * 3 ? power / 4 * 3 : power;
 }
 
-Matrix RowsFrom(const Matrix& matrix, int64_t first) {
-  const size_t offset = static_cast<size_t>(first * matrix.stride) * ByteSize(matrix.dtype);
-  return {static_cast<std::byte*>(matrix.data) + offset, matrix.dtype, matrix.stride};
-}
-
 __global__ void ConvertKernel(Weight from, DType dtype, void* to) {
   AwaitInputs();
   const int64_t count = from.rows * from.cols;
@@ -100,6 +95,7 @@ bool FindAlgorithm(cublasLtHandle_t handle, const MatMulArgs& args, const void* 
 std::unique_ptr<CudaMatMul> CudaMatMul::Create(bool batch_invariant, std::string* error) {
   std::unique_ptr<CudaMatMul> matmul(new CudaMatMul);
   matmul->batch_invariant_ = batch_invariant;
+  matmul->clusters_ = ClustersAtOnce();
   if (!LoadCublasLt(error)) {
     return nullptr;
   }
@@ -108,8 +104,7 @@ std::unique_ptr<CudaMatMul> CudaMatMul::Create(bool batch_invariant, std::string
     *error = "cuBLASLt does not start: status " + std::to_string(status);
     return nullptr;
   }
-  if (cudaMalloc(&matmul->workspace_, kWorkspaceBytes) != cudaSuccess ||
-      cudaMalloc(&matmul->squares_, sizeof(float) * kMaxFewRows * kMaxSquareParts) != cudaSuccess) {
+  if (cudaMalloc(&matmul->workspace_, kWorkspaceBytes) != cudaSuccess) {
     *error = "there is no device memory for the workspace of products";
     return nullptr;
   }
@@ -121,7 +116,6 @@ CudaMatMul::~CudaMatMul() {
     cudaFree(copy);
   }
   cudaFree(workspace_);
-  cudaFree(squares_);
   if (handle_ != nullptr) {
     cublasLtDestroy(handle_);
   }
@@ -153,7 +147,10 @@ const void* CudaMatMul::Converted(const Weight& w, DType dtype, cudaStream_t str
 }
 
 bool CudaMatMul::RunsBeside(const MatMulArgs& args, const CudaStep& step) const {
-  return !batch_invariant_ && ServesFewRows(args, RowsOf(args, step));
+  // What follows a sum may leave its factor to a product that has the outputs as its inputs.
+  const int64_t inputs = args.add ? std::max(args.w.cols, args.w.rows) : args.w.cols;
+  return ServesFewRows(args) &&
+         (batch_invariant_ || RowsOf(args, step) <= RowsAtOnce(inputs, clusters_));
 }
 
 bool CudaMatMul::Run(const MatMulArgs& args, const Beside& beside, const CudaStep& step) {
@@ -168,13 +165,17 @@ bool CudaMatMul::Run(const MatMulArgs& args, const Beside& beside, const CudaSte
   MatMulArgs product = args;
   product.w.data = weight;
   product.w.dtype = args.x.dtype;
-  if (ServesFewRows(product, batch_invariant_ ? 1 : rows)) {
-    for (int first = 0; first < rows; first += kMaxFewRows) {
-      product.x = RowsFrom(args.x, first);
-      product.y = RowsFrom(args.y, first);
-      CudaMatMulFewRows(product, beside,
-                        {std::min(rows - first, kMaxFewRows), step.stream, squares_});
+  if (RunsBeside(product, step)) {
+    FewRows few = {rows, clusters_, step.stream, squares_};
+    if (beside.norm != nullptr) {
+      newest_ ^= 1;
+      squares_ = few.out_squares = static_cast<float*>(scratch_[newest_].Take(
+          sizeof(float) * static_cast<size_t>(rows * SquareParts(args.w.rows))));
+      if (squares_ == nullptr) {
+        return false;
+      }
     }
+    CudaMatMulFewRows(product, beside, few);
     return true;
   }
   if (batch_invariant_) {

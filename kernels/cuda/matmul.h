@@ -27,6 +27,11 @@ inline int RowsOf(const MatMulArgs& args, const CudaStep& step) {
   return args.tokens == TokenSet::kLogits ? step.logit_count : step.token_count;
 }
 
+inline Matrix RowsFrom(const Matrix& matrix, int64_t first) {
+  const size_t offset = static_cast<size_t>(first * matrix.stride) * ByteSize(matrix.dtype);
+  return {static_cast<std::byte*>(matrix.data) + offset, matrix.dtype, matrix.stride};
+}
+
 class CudaMatMul {
  public:
   // nullptr, and why in *error, when cuBLASLt is not there or does not start.
@@ -38,7 +43,7 @@ class CudaMatMul {
   // where something is beside it: RunsBeside, and that it CanFollow.
   bool Run(const MatMulArgs& args, const Beside& beside, const CudaStep& step);
 
-  // Whether something can be beside it.
+  // Whether something can be beside it: whether a kernel of our own serves it.
   bool RunsBeside(const MatMulArgs& args, const CudaStep& step) const;
 
   // That weight is about to be freed.
@@ -54,30 +59,43 @@ class CudaMatMul {
 
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
-  float* squares_ = nullptr;  // [kMaxFewRows, kMaxSquareParts], of the newest norm beside a product
+  // [rows, SquareParts] of the newest norm beside a product, and of the one before it.
+  CudaScratch scratch_[2];
+  float* squares_ = nullptr;
+  int newest_ = 0;
   bool batch_invariant_ = false;  // nothing by cuBLASLt
+  int clusters_ = 0;              // ClustersAtOnce
   std::map<Problem, cublasLtMatmulAlgo_t> algorithms_;
   std::map<const void*, void*> converted_;  // of each weight
 };
 
-// Whether the kernel for a few rows serves this product, its weights being bf16: all must come in
-// whole 16-byte pieces. And whether it can do what follows it, too.
-inline constexpr int kMaxFewRows = 16;
-inline constexpr int kMaxSquareParts = 1024;
-bool ServesFewRows(const MatMulArgs& args, int rows);
+// Whether the kernels for few rows serve this product, its weights being bf16: all must come in
+// whole 16-byte pieces. And whether they can do what follows it, too.
+bool ServesFewRows(const MatMulArgs& args);
 bool CanFollow(const MatMulArgs& args, const NormArgs& norm);
 bool CanFollow(const MatMulArgs& args, const MlpActivationArgs& mlp);
+
+// For how many rows they read W once, given ClustersAtOnce: that many clusters of
+// matmul_cluster.cu run at once on this device.
+inline constexpr int kMaxFewRows = 16;
+inline constexpr int kMaxClusterRows = 64;
+inline constexpr int kMaxSquareParts = 1024;
+int ClustersAtOnce();
+int RowsAtOnce(int64_t inputs, int clusters);
 
 // Into how many sums a row's squares are cut.
 int SquareParts(int64_t dim);
 
 struct FewRows {
   int rows = 0;
+  int clusters = 0;
   cudaStream_t stream = nullptr;
-  float* squares = nullptr;  // [rows, SquareParts], of the norm beside it
+  // [rows, SquareParts], of the norms beside it: before it and after.
+  const float* squares = nullptr;
+  float* out_squares = nullptr;
 };
 
-// The product of at most kMaxFewRows rows: every weight is read once, at the memory's speed.
+// Any number of rows; a row's result does not depend on the others.
 void CudaMatMulFewRows(const MatMulArgs& args, const Beside& beside, const FewRows& few);
 
 // Any product, slowly; a row's result does not depend on the others.

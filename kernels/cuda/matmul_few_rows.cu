@@ -4,7 +4,8 @@
 // time, of W as of x, and the tensor cores get them as they are: that the columns of a product are
 // then in another order changes no sum, as it is the same for both. kUnroll pieces of W are on
 // their way always, also before the step's inputs are there and while a group is summed up. The
-// order of a sum depends on the number of columns alone, so a row's result not on the others.
+// order of a sum depends on the number of columns alone, so a row's result not on the others. More
+// than 16 rows are matmul_cluster.cu's.
 //
 // RMSNorm is one factor a row, which comes out of the product: (f x) W^T = f (x W^T). So the
 // product that ends the residual stream's sum writes x times the norm's weight and each block's
@@ -12,69 +13,54 @@
 #include <algorithm>
 
 #include "kernels/cuda/few_rows.cuh"
-#include "kernels/math/activations.h"
 
 namespace evenflow {
 namespace few_rows {
 namespace {
 
-// One output of a thread, and what is known of it before its sum.
-struct Output {
-  int row, in_block;
-  int64_t column;  // of y
-  bool real;
-  float added = 0;  // bias
-  float old = 0;    // what was there
-  float weight = 0;
+// What a block's warps hand to each other.
+template <int kTiles>
+struct Partial {
+  float sums[kWarps][kTiles * kTileRows][kOutputs + 1];
 
-  __device__ Output(const Call& call, int group)
-      : row(static_cast<int>(threadIdx.x) / kOutputs),
-        in_block(static_cast<int>(threadIdx.x) % kOutputs),
-        column(int64_t{group} * call.first_step + in_block % 8 + (in_block < 8 ? 0 : call.second)),
-        real(row < call.rows && column < call.args.w.rows) {
-    if (real && call.args.bias != nullptr) {
-      added = call.args.bias[column];
+  __device__ float Sum(int r, int output) const {
+    float sum = 0;
+#pragma unroll
+    for (int warp = 0; warp < kWarps; ++warp) {
+      sum += sums[warp][r][output];
     }
-    if (real && call.norms) {
-      weight = call.weight[column];
-    }
-  }
-
-  __device__ void LoadOld(const MatMulArgs& args) {
-    if (real && args.add) {
-      old = Load(args.y, row, column);
-    }
+    return sum;
   }
 };
+
+// The thread's output of a group.
+__device__ Output OutputOf(const Call& call, int group) {
+  const int thread = static_cast<int>(threadIdx.x);
+  return {call, thread / kOutputs, group, thread % kOutputs};
+}
 
 template <int kTiles>
 __device__ void Finish(const Call& call, int group, const Output& output,
                        const Partial<kTiles>& partial, const float* factors) {
-  const MatMulArgs& args = call.args;
-  const float sum = output.real ? partial.Sum(output.row, output.in_block) * factors[output.row] +
-                                      (output.added + output.old)
-                                : 0.0f;
+  const int in_group = static_cast<int>(threadIdx.x) % kOutputs;
+  const float value =
+      output.real ? output.Value(partial.Sum(output.row, in_group), factors[output.row]) : 0.0f;
   if (call.activates) {  // the lane 8 further has up
-    const float up = __shfl_down_sync(0xffffffffu, sum, 8);
-    if (output.real && output.in_block < 8) {
-      Store(call.out, output.row, output.column, Activate(call.activation, sum) * up);
+    const float up = __shfl_down_sync(0xffffffffu, value, 8);
+    if (in_group < 8) {
+      output.StoreActivated(call, value, up);
     }
     return;
   }
-  if (output.real) {
-    Store(args.y, output.row, output.column, sum);
-  }
+  output.StoreValue(call, value);
   if (call.norms) {
-    float squares = sum * sum;
+    float squares = __fmul_rn(value, value);
 #pragma unroll
     for (int offset = kOutputs / 2; offset > 0; offset /= 2) {
       squares += __shfl_xor_sync(0xffffffffu, squares, offset);
     }
-    if (output.real) {
-      Store(call.out, output.row, output.column, sum * output.weight);
-    }
-    if (output.in_block == 0 && output.row < call.rows) {
-      call.out_squares[output.row * call.groups + group] = squares;
+    if (in_group == 0) {
+      StoreSquares(call, output.row, group, squares);
     }
   }
 }
@@ -111,12 +97,13 @@ __global__ void __launch_bounds__(kThreads) FewRowsKernel(Call call) {
     }
   };
   uint4 upper[kUnroll], lower[kUnroll];
-  Weights weights(call, begin, end);
+  Weights<kUnroll> weights(call, begin, end, static_cast<int>(blockIdx.x),
+                           static_cast<int>(gridDim.x));
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     weights.Load(u, &upper[u], &lower[u]);
   }
-  Output output(call, static_cast<int>(blockIdx.x));
+  Output output = OutputOf(call, static_cast<int>(blockIdx.x));
   AwaitInputs();
 
   for (int chunk = 0; chunk < (call.resident ? chunks : 1); ++chunk) {
@@ -161,7 +148,7 @@ __global__ void __launch_bounds__(kThreads) FewRowsKernel(Call call) {
     }
     __syncthreads();
     Finish(call, group, output, here, factors);
-    output = Output(call, group + static_cast<int>(gridDim.x));
+    output = OutputOf(call, group + static_cast<int>(gridDim.x));
     parity ^= 1;
   }
 }
@@ -181,10 +168,13 @@ bool IsWhole(const void* data, int64_t stride) {
 }  // namespace
 }  // namespace few_rows
 
-bool ServesFewRows(const MatMulArgs& args, int rows) {
-  return rows <= kMaxFewRows && args.x.dtype == DType::kBF16 &&
-         few_rows::IsWhole(args.x.data, args.x.stride) &&
+bool ServesFewRows(const MatMulArgs& args) {
+  return args.x.dtype == DType::kBF16 && few_rows::IsWhole(args.x.data, args.x.stride) &&
          few_rows::IsWhole(args.w.data, args.w.cols);
+}
+
+int RowsAtOnce(int64_t inputs, int clusters) {
+  return clusters > 0 && few_rows::FitsCluster(inputs) ? kMaxClusterRows : kMaxFewRows;
 }
 
 bool CanFollow(const MatMulArgs& args, const MlpActivationArgs& mlp) {
@@ -203,12 +193,15 @@ int SquareParts(int64_t dim) {
   return static_cast<int>(CeilDiv(dim, few_rows::kOutputs));
 }
 
-void CudaMatMulFewRows(const MatMulArgs& args, const Beside& beside, const FewRows& few) {
-  few_rows::Call call = {};
+namespace few_rows {
+namespace {
+
+Call CallOf(const MatMulArgs& args, const Beside& beside, const FewRows& few) {
+  Call call = {};
   call.args = args;
   call.rows = few.rows;
-  call.first_step = few_rows::kOutputs;
-  call.second = few_rows::kTileRows;
+  call.first_step = kOutputs;
+  call.second = kTileRows;
   if (beside.normed != nullptr) {
     call.squares = few.squares;
     call.square_parts = SquareParts(args.w.cols);
@@ -219,29 +212,65 @@ void CudaMatMulFewRows(const MatMulArgs& args, const Beside& beside, const FewRo
     call.activates = true;
     call.activation = beside.mlp->activation;
     call.out = beside.mlp->y;
-    call.first_step = few_rows::kTileRows;
+    call.first_step = kTileRows;
     call.second = outputs = beside.mlp->size;
   } else if (beside.norm != nullptr) {
     call.norms = true;
     call.out = beside.norm->y;
     call.weight = beside.norm->weight;
-    call.out_squares = few.squares;
+    call.out_squares = few.out_squares;
   }
-  const int tiles = few.rows <= few_rows::kTileRows ? 1 : 2;
-  const auto kernel = tiles == 1 ? few_rows::FewRowsKernel<1> : few_rows::FewRowsKernel<2>;
-  const size_t chunk_bytes =
-      sizeof(uint4) * few_rows::kThreads * few_rows::kUnroll * static_cast<size_t>(tiles);
-  const size_t bytes = chunk_bytes * CeilDiv(few_rows::ShareOf(args.w.cols), few_rows::kChunk);
   call.groups = static_cast<int>(CeilDiv(outputs, call.first_step));
-  call.resident = bytes <= few_rows::MostKept();
-  LaunchShape shape = {dim3(1), few_rows::kThreads, call.resident ? bytes : chunk_bytes};
+  return call;
+}
+
+// The same for some of its rows.
+Call RowsOf(const Call& call, int first, int rows) {
+  Call part = call;
+  part.args.x = RowsFrom(call.args.x, first);
+  part.args.y = RowsFrom(call.args.y, first);
+  part.rows = rows;
+  if (call.squares != nullptr) {
+    part.squares = call.squares + int64_t{first} * call.square_parts;
+  }
+  if (call.activates || call.norms) {
+    part.out = RowsFrom(call.out, first);
+  }
+  if (call.norms) {
+    part.out_squares = call.out_squares + int64_t{first} * call.groups;
+  }
+  return part;
+}
+
+void LaunchAlone(Call call, cudaStream_t stream) {
+  const int tiles = call.rows <= kTileRows ? 1 : 2;
+  const auto kernel = tiles == 1 ? FewRowsKernel<1> : FewRowsKernel<2>;
+  const size_t chunk_bytes = sizeof(uint4) * kThreads * kUnroll * static_cast<size_t>(tiles);
+  const size_t bytes = chunk_bytes * CeilDiv(ShareOf(call.args.w.cols), kChunk);
+  call.resident = bytes <= MostKept();
+  LaunchShape shape = {dim3(1), kThreads, call.resident ? bytes : chunk_bytes};
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                        static_cast<int>(shape.shared_bytes));
   int blocks = 0;  // of a multiprocessor
-  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, few_rows::kThreads,
-                                                shape.shared_bytes);
+  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kThreads, shape.shared_bytes);
   shape.blocks.x = static_cast<unsigned>(std::min(call.groups, blocks * Multiprocessors()));
-  Launch(kernel, shape, few.stream, call);
+  Launch(kernel, shape, stream, call);
+}
+
+}  // namespace
+}  // namespace few_rows
+
+void CudaMatMulFewRows(const MatMulArgs& args, const Beside& beside, const FewRows& few) {
+  const few_rows::Call call = few_rows::CallOf(args, beside, few);
+  const int at_once = RowsAtOnce(args.w.cols, few.clusters);
+  for (int first = 0; first < few.rows; first += at_once) {
+    const few_rows::Call part = few_rows::RowsOf(call, first, std::min(few.rows - first, at_once));
+    if (part.rows <= kMaxFewRows) {
+      few_rows::LaunchAlone(part, few.stream);
+    } else {
+      few_rows::LaunchInClusters(part, few.clusters, few.stream);
+    }
+  }
 }
 
 }  // namespace evenflow
