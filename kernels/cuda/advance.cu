@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/advance.cuh"
+#include "kernels/cuda/advance_banked.h"
 #include "kernels/cuda/decode_plan.cuh"
 #include "kernels/cuda/memory_inputs.cuh"
 
@@ -131,8 +132,9 @@ void CudaAdvance(const AdvanceArgs& args, const CudaStep& step, const BesideAdva
   const size_t part_bytes = RoundUp(
       static_cast<size_t>(step.row_count) *
       static_cast<size_t>(args.shape.heads * Quads(args.shape.value_dim)) * sizeof(HealthPart));
-  auto* scratch =
-      static_cast<std::byte*>(step.scratch->Take(log_bytes + part_bytes + prompts.scratch_bytes()));
+  const size_t own_bytes =
+      IsBanked(args.memory) ? ScratchOfBanks(args, step) : prompts.scratch_bytes();
+  auto* scratch = static_cast<std::byte*>(step.scratch->Take(log_bytes + part_bytes + own_bytes));
   if (scratch == nullptr) {
     return;  // the failed allocation stays with the runtime, for the backend to find
   }
@@ -157,7 +159,11 @@ void CudaAdvance(const AdvanceArgs& args, const CudaStep& step, const BesideAdva
   AdvanceCall others = call;
   others.end_tokens = prompts.min_tokens();
   if (HasRows(others, step)) {
-    (IsBanked(args.memory) ? AdvanceBanks : AdvanceAnyShape)(others, step);
+    if (IsBanked(args.memory)) {
+      AdvanceBanks(others, step, scratch + log_bytes + part_bytes);
+    } else {
+      AdvanceAnyShape(others, step);
+    }
   }
   if (prompts.any()) {
     prompts.Advance(call, scratch + log_bytes + part_bytes);

@@ -163,9 +163,6 @@ void VisitInChunks(MemoryKind kind, Visitor&& visit) {
 // Rows that the call takes, of memories with one state a head.
 void AdvanceAnyShape(const AdvanceCall& call, const CudaStep& step);
 
-// All rows, of banked memories.
-void AdvanceBanks(const AdvanceCall& call, const CudaStep& step);
-
 // Rows of many tokens in chunks on tensor cores, in a step of such rows and others.
 class Prompts {
  public:
@@ -187,9 +184,8 @@ class Prompts {
   size_t bytes_ = 0;  // of the largest launch
 };
 
-// Bytes of shared memory that a block of these needs at least. REQUIRES: args.shape.
+// Bytes of shared memory that a block of it needs at least. REQUIRES: args.shape.
 size_t LeastSharedOfAnyShape(const AdvanceArgs& args);
-size_t LeastSharedOfBanks(const AdvanceArgs& args);
 
 }  // namespace evenflow
 

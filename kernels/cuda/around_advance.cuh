@@ -18,7 +18,30 @@ struct AllRows {
   __host__ __device__ int operator[](unsigned i) const { return static_cast<int>(i); }
 };
 
-// Cumulative log decays of the rows' tokens. A block is a row, a head and a block of positions.
+// Cumulative log decays of channel k for the tokens of a row that lie in the block of positions
+// which begins at `first`.
+template <class Memory>
+__device__ inline void SumLogsOfBlock(const HeadView<Memory>& head, const Row& row, int first,
+                                      int commit, int k) {
+  float log = first < 0 ? head.Log(-1)[k] : 0;
+  const int end = Least(row.tokens, first + commit);
+  for (int t = first < 0 ? 0 : first; t < end; t += kLogsAhead) {
+    float own[kLogsAhead];
+#pragma unroll
+    for (int i = 0; i < kLogsAhead; ++i) {
+      own[i] = t + i < end ? head.LogDecay(t + i)[k] : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kLogsAhead; ++i) {
+      if (t + i < end) {
+        log += ClampLog(own[i]);
+        head.StepLog(t + i)[k] = log;
+      }
+    }
+  }
+}
+
+// Of all the rows' tokens. A block is a row, a head and a block of positions.
 template <class Memory, class Rows>
 __global__ void SumLogs(const __grid_constant__ AdvanceCall call,
                         const __grid_constant__ Rows rows) {
@@ -33,22 +56,7 @@ __global__ void SumLogs(const __grid_constant__ AdvanceCall call,
   const HeadView<Memory> head(call, row, static_cast<int>(blockIdx.y));
   const int dim = LogDim<Memory>(call.args.shape);
   for (int k = static_cast<int>(threadIdx.x); k < dim; k += static_cast<int>(blockDim.x)) {
-    float log = first < 0 ? head.Log(-1)[k] : 0;
-    const int end = Least(row.tokens, first + commit);
-    for (int t = first < 0 ? 0 : first; t < end; t += kLogsAhead) {
-      float own[kLogsAhead];
-#pragma unroll
-      for (int i = 0; i < kLogsAhead; ++i) {
-        own[i] = t + i < end ? head.LogDecay(t + i)[k] : 0;
-      }
-#pragma unroll
-      for (int i = 0; i < kLogsAhead; ++i) {
-        if (t + i < end) {
-          log += ClampLog(own[i]);
-          head.StepLog(t + i)[k] = log;
-        }
-      }
-    }
+    SumLogsOfBlock(head, row, first, commit, k);
   }
 }
 

@@ -1,5 +1,4 @@
-// A quad of columns of a head's banks: where its elements lie, and what erasing makes of the
-// entries that go into one of them. For .cu files.
+// A quad of columns of a head's banks: where its elements lie. For .cu files.
 #ifndef EVENFLOW_KERNELS_CUDA_BANK_QUAD_CUH_
 #define EVENFLOW_KERNELS_CUDA_BANK_QUAD_CUH_
 
@@ -12,25 +11,36 @@ class BankQuad {
  public:
   // `state`: of bank 0, from `column` on, the quad's first.
   __device__ BankQuad(const MemoryShape& shape, int column, State* state)
-      : rows_(shape.key_dim),
-        width_(QuadWidth(shape.value_dim, column)),
+      : width_(QuadWidth(shape.value_dim, column)),
+        last_row_(width_ > 0 ? shape.key_dim : 0),
         state_(state),
         bank_elements_(int64_t{shape.key_dim} * shape.value_dim),
         is_vector_(width_ == kQuad && bank_elements_ % kQuad == 0 &&
                    reinterpret_cast<uintptr_t>(state) % (kQuad * sizeof(State)) == 0) {}
 
-  // Rows first + 8 n, as far as there are any, all on their way at once; zeros beyond.
+  // Whether Row's elements of every lane of the warp that has any are loaded at once.
+  __device__ bool AllVectors() const { return __all_sync(kWarp, is_vector_ || width_ <= 0) != 0; }
+
+  // Rows first + 8 n, as far as there are any, all on their way at once; zeros beyond. REQUIRES:
+  // AllVectors().
+  template <int kRows>
+  __device__ void LoadRaw(int bank, int first, RawQuad<State> (&raw)[kRows]) const {
+    const State* const from = state_ + bank * bank_elements_ + first * kQuad;
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) {
+      raw[n] = {};
+      if (first + n * kQuadLanes < last_row_) {
+        raw[n] = *reinterpret_cast<const RawQuad<State>*>(from + n * kQuadLanes * kQuad);
+      }
+    }
+  }
+
+  // The same of any lane.
   template <int kRows>
   __device__ void Load(int bank, int first, float4 (&s)[kRows]) const {
-    if (is_vector_) {
+    if (AllVectors()) {
       RawQuad<State> raw[kRows];
-#pragma unroll
-      for (int n = 0; n < kRows; ++n) {
-        raw[n] = {};
-        if (first + n * kQuadLanes < rows_) {
-          raw[n] = *reinterpret_cast<const RawQuad<State>*>(Row(bank, first + n * kQuadLanes));
-        }
-      }
+      LoadRaw(bank, first, raw);
 #pragma unroll
       for (int n = 0; n < kRows; ++n) {
         s[n] = ToFloats(raw[n]);
@@ -39,11 +49,13 @@ class BankQuad {
     }
 #pragma unroll
     for (int n = 0; n < kRows; ++n) {
-      float row[kQuad] = {};
-      for (int c = 0; first + n * kQuadLanes < rows_ && c < width_; ++c) {
-        row[c] = ToFloat(Row(bank, first + n * kQuadLanes)[c]);
+      const int r = first + n * kQuadLanes;
+      State of[kQuad];
+#pragma unroll
+      for (int c = 0; c < kQuad; ++c) {
+        of[c] = r < last_row_ && c < width_ ? Row(bank, r)[c] : FromFloat<State>(0);
       }
-      s[n] = make_float4(row[0], row[1], row[2], row[3]);
+      s[n] = make_float4(ToFloat(of[0]), ToFloat(of[1]), ToFloat(of[2]), ToFloat(of[3]));
     }
   }
 
@@ -96,8 +108,8 @@ class BankQuad {
     return state_ + bank * bank_elements_ + r * width_;
   }
 
-  const int rows_;   // key channels
-  const int width_;  // <= 0: the lane has none
+  const int width_;     // <= 0: the lane has none
+  const int last_row_;  // of those it has
   State* const state_;
   const int64_t bank_elements_;
   const bool is_vector_;
@@ -109,50 +121,6 @@ __device__ inline void AddRows(float4 x, float scale, const float4* s, float (&s
   AddScaled(scale * x.y, s[1], sum);
   AddScaled(scale * x.z, s[2], sum);
   AddScaled(scale * x.w, s[3], sum);
-}
-
-__device__ inline float Column(const float4& quad, int c) {
-  return reinterpret_cast<const float*>(&quad)[c];
-}
-
-// u_j = beta_j (v_j - e^{l_j} S_0^T k_j - sum_{i<j} e^{l_j - l_i} (k_i . k_j) u_i) for the bank
-// in `work`, without v_j in the banks that do not take the block in. Two lanes have a column.
-__device__ inline void EraseEntries(const BankedPlan& plan, const BankedShared& shared,
-                                    bool takes) {
-  constexpr int kAtOnce = 4;
-  const int quad_lane = static_cast<int>(threadIdx.x) % kQuadLanes;
-  const int c = quad_lane / 2;
-  for (int first = 0; first < plan.commit; first += kAtOnce) {
-    float read[kAtOnce][kQuad] = {};
-    for (int i = 0; i < plan.LaneRows(); i += 4) {
-      float4 s[4];
-#pragma unroll
-      for (int m = 0; m < 4; ++m) {
-        s[m] = shared.work[32 * (i + m)];
-      }
-#pragma unroll
-      for (int n = 0; n < kAtOnce; ++n) {
-        AddRows(shared.Key(plan, Least(first + n, plan.commit - 1), i), 1, s, read[n]);
-      }
-    }
-#pragma unroll
-    for (int n = 0; n < kAtOnce; ++n) {
-      const int j = first + n;
-      if (j < plan.commit) {
-        float u = shared.scales[j] * SumQuad(read[n]);
-        for (int i = 0; i < j; ++i) {
-          u = fmaf(shared.gram[j * plan.commit + i], Column(shared.erased[i], c), u);
-        }
-        if (takes) {
-          u = fmaf(shared.strengths[j], Column(shared.values[j], c), u);
-        }
-        if (quad_lane % 2 == 0) {
-          reinterpret_cast<float*>(&shared.erased[j])[c] = u;
-        }
-        __syncwarp();
-      }
-    }
-  }
 }
 
 }  // namespace evenflow

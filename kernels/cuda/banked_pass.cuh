@@ -3,100 +3,146 @@
 #ifndef EVENFLOW_KERNELS_CUDA_BANKED_PASS_CUH_
 #define EVENFLOW_KERNELS_CUDA_BANKED_PASS_CUH_
 
-#include "kernels/cuda/bank_quad.cuh"
-#include "kernels/cuda/banked_prepare.cuh"
+#include "kernels/cuda/bank_block.cuh"
+#include "kernels/cuda/banked_reads.cuh"
 
 namespace evenflow {
 
 template <class Memory, class State>
 class BankedPass {
  public:
-  // `state`: of bank 0, the quad that begins at `column`. `part` gets the health of what is stored.
+  // Of a head's columns from `column` on, the first of a quad.
   __device__ BankedPass(const BankedPlan& plan, const BankedShared& shared,
                         const HeadView<Memory>& head, const HeadBanks<Memory>& banks,
-                        const AdvanceArgs& args, int column, State* state, HealthPart* part)
+                        const AdvanceCall& call, int row_index, int index, int column)
       : plan_(plan),
         shared_(shared),
         head_(head),
         banks_(banks),
         quad_lane_(static_cast<int>(threadIdx.x) % kQuadLanes),
         column_(column),
-        width_(QuadWidth(args.shape.value_dim, column)),
-        quad_(args.shape, column, state),
-        part_(part) {}
+        value_dim_(call.args.shape.value_dim),
+        width_(QuadWidth(value_dim_, column)),
+        block_(plan, shared),
+        quad_(call.args.shape, column,
+              head.template StateData<State>() +
+                  int64_t{index} * (plan.banks - 1) * plan.dim * value_dim_ +
+                  int64_t{column} * plan.dim),
+        part_(call.parts +
+              (int64_t{row_index} * call.args.shape.heads + index) * Quads(value_dim_) +
+              column / kQuad) {}
 
+  // Any segment.
   __device__ void Run(const Segment& segment) const {
-    for (int j = quad_lane_; segment.pending() && j < plan_.commit; j += kQuadLanes) {
-      shared_.values[j] = Value(segment.stored + j);
-    }
-    __syncwarp();
-    if (segment.reads == 1) {
-      return Read<1>(segment, 0, segment.stored < segment.stored_after);
+    const uint64_t live = LiveBanks(plan_, banks_, segment.base_block);
+    if (segment.pending()) {
+      SetValues(segment);
     }
     for (int first = 0; first < segment.reads; first += kMaxReads) {
-      const bool is_last = first + kMaxReads >= segment.reads;
-      Read<kMaxReads>(segment, first, is_last && segment.stored < segment.stored_after);
+      if (segment.pending()) {
+        ReadFolded<kMaxReads>(segment, live, first);
+      } else {
+        ReadStored<kMaxReads>(segment, live, first);
+      }
     }
+  }
+
+  // A segment with one query, for which no block waits; `live` has a bit for each bank that it
+  // reads.
+  __device__ void RunStored(const Segment& segment, uint64_t live) const {
+    ReadStored<1>(segment, live, 0);
+  }
+
+  // Likewise, for which one waits.
+  __device__ void RunFolded(const Segment& segment, uint64_t live) const {
+    SetValues(segment);
+    ReadFolded<1>(segment, live, 0);
   }
 
  private:
   static constexpr bool kErases = Traits<Memory>::kErases;
 
-  // Rows of a bank that a lane has on their way at once.
+  template <int kReads>
+  using Reads = BankedReads<Memory, kReads>;
+
+  // Rows of a bank that a lane loads at once.
   template <int kReads>
   static constexpr int kReadRows = kReads == 1 ? 16 : 4;
   template <int kReads>
   static constexpr int kFoldRows = kReads == 1 ? 8 : 4;
 
-  __device__ float4 Value(int t) const {
-    const float* v = t < 0 ? head_.Value(t, 0, column_) : head_.InputValue(t) + column_;
-    return make_float4(width_ > 0 ? v[0] : 0, width_ > 1 ? v[1] : 0, width_ > 2 ? v[2] : 0,
-                       width_ > 3 ? v[3] : 0);
+  template <int kReads>
+  __device__ Reads<kReads> ReadsFrom(const Segment& segment, int first) const {
+    return {plan_, shared_, head_, segment, column_, width_, first};
   }
 
-  // Queries that read a bank together.
-  template <int kReads>
-  struct Reads {
-    int first;
-    float weights[kReads];  // r of the bank
-    float sums[kReads][kQuad] = {};
-  };
+  __device__ void SetValues(const Segment& segment) const {
+    const int first = column_ / kWarpColumns * kWarpColumns;
+    block_.SetValues([&](int j, int c) {
+      const int t = segment.stored + j;
+      const float* v = t < 0 ? head_.Value(t, 0, first) : head_.InputValue(t) + first;
+      return first + c < value_dim_ ? v[c] : 0;
+    });
+  }
 
-  // sums[n] += r_n x_n s, from row i of the lane's on.
-  template <int kReads, int kRows>
-  __device__ void Add(int i, const float4 (&s)[kRows], Reads<kReads>* reads) const {
-#pragma unroll
-    for (int m = 0; m < kRows; m += 4) {
-      if (i + m < plan_.LaneRows()) {
-#pragma unroll
-        for (int n = 0; n < kReads; ++n) {
-          AddRows(shared_.X(plan_, reads->first + n, i + m), reads->weights[n], s + m,
-                  reads->sums[n]);
+  // Reads [first, first + kReads) of the segment from banks as they are.
+  template <int kReads>
+  __device__ void ReadStored(const Segment& segment, uint64_t live, int first) const {
+    constexpr int kRows = kReadRows<kReads>;
+    Reads<kReads> reads = ReadsFrom<kReads>(segment, first);
+    if (kReads > 1 || !quad_.AllVectors()) {
+      reads.AddEntries();
+      for (; live != 0; live &= live - 1) {
+        reads.SetBank(First(live));
+        for (int i = 0; i < plan_.LaneRows(); i += 4) {
+          float4 s[4];
+          quad_.Load(First(live), quad_lane_ + i * kQuadLanes, s);
+          reads.Add(i, s);
         }
       }
+    } else if (live == 0) {
+      reads.AddEntries();
+    } else {
+      RawQuad<State> rows[kRows];
+      int i = 0;
+      quad_.LoadRaw(First(live), quad_lane_, rows);  // while the entries are added
+      reads.AddEntries();
+#pragma unroll 1
+      while (true) {
+        if (i == 0) {
+          reads.SetBank(First(live));
+        }
+        float4 s[kRows];
+#pragma unroll
+        for (int n = 0; n < kRows; ++n) {
+          s[n] = ToFloats(rows[n]);
+        }
+        reads.Add(i, s);
+        i += kRows;
+        if (i >= plan_.LaneRows()) {
+          live &= live - 1;
+          i = 0;
+        }
+        if (live == 0) {
+          break;
+        }
+        quad_.LoadRaw(First(live), quad_lane_ + i * kQuadLanes, rows);
+      }
     }
+    reads.Write();
   }
 
-  // Reads [first, first + kReads) of the segment. What is computed for those that it does not have
-  // is left alone.
+  // The same from banks as they are with the block that waits, which are stored with the last reads
+  // if they may be.
   template <int kReads>
-  __device__ void Read(const Segment& segment, int first, bool stores) const {
-    Reads<kReads> reads;
-    reads.first = first;
+  __device__ void ReadFolded(const Segment& segment, uint64_t live, int first) const {
+    Reads<kReads> reads = ReadsFrom<kReads>(segment, first);
     HealthPart part;
-    for (int bank = 0; bank < plan_.banks; ++bank) {
-      if (!banks_.Live(bank, segment.base_block)) {
-        continue;
-      }
-#pragma unroll
-      for (int n = 0; n < kReads; ++n) {
-        reads.weights[n] = shared_.read_weights[(first + n) * plan_.banks + bank];
-      }
-      if (segment.pending()) {
-        ReadFolded(segment, bank, stores ? &part : nullptr, &reads);
-      } else {
-        ReadStored(bank, &reads);
-      }
+    const bool stores = segment.stored < segment.stored_after && first + kReads >= segment.reads;
+    reads.AddEntries();
+    for (; live != 0; live &= live - 1) {
+      reads.SetBank(First(live));
+      ReadBankFolded(segment, First(live), stores, &part, &reads);
     }
     if (stores) {
       part.SumLanes(kQuadLanes);
@@ -104,115 +150,81 @@ class BankedPass {
         *part_ = part;
       }
     }
-#pragma unroll
-    for (int n = 0; n < kReads; ++n) {
-      if (first + n < segment.reads) {
-        Write(segment, first + n, reads.sums[n]);
-      }
-    }
+    reads.Write();
   }
 
-  template <int kReads>
-  __device__ void ReadStored(int bank, Reads<kReads>* reads) const {
-    constexpr int kRows = kReadRows<kReads>;
-    for (int i = 0; i < plan_.LaneRows(); i += kRows) {
-      float4 s[kRows];
-      quad_.Load(bank, quad_lane_ + i * kQuadLanes, s);
-      Add(i, s, reads);
-    }
+  __device__ static int First(uint64_t banks) {
+    return __ffsll(static_cast<long long>(banks)) - 1;
   }
 
-  // Reads the bank as it is with the block that waits, and stores it if `part` is given.
+  // Reads the bank as it is with the block that waits, and stores it if asked to.
   template <int kReads>
-  __device__ void ReadFolded(const Segment& segment, int bank, HealthPart* part,
-                             Reads<kReads>* reads) const {
+  __device__ void ReadBankFolded(const Segment& segment, int bank, bool stores, HealthPart* part,
+                                 Reads<kReads>* reads) const {
     constexpr int kRows = kFoldRows<kReads>;
     const bool is_live = banks_.Live(bank, segment.stored_block);
     const bool takes = banks_.Takes(bank, segment.stored_block);
     const int carried = takes ? banks_.Carried(bank) : 0;
-    if constexpr (kErases) {
-      for (int i = 0; i < plan_.LaneRows(); i += 4) {
-        float4 s[4];
-        quad_.Gather(bank, quad_lane_ + i * kQuadLanes, is_live, carried, s);
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          shared_.work[32 * (i + n)] = s[n];
-        }
-      }
-      EraseEntries(plan_, shared_, takes);
-    }
-    const float4* values = kErases ? shared_.erased : shared_.values;
-    const int entries = takes || kErases ? plan_.commit : 0;
-    for (int i = 0; i < plan_.LaneRows(); i += kRows) {
-      float4 s[kRows];
-      if constexpr (kErases) {
+    if (!takes && !kErases) {
+      const float decay = shared_.decays[bank];
+      for (int i = 0; i < plan_.LaneRows(); i += kRows) {
+        float4 s[kRows];
+        quad_.Load(bank, quad_lane_ + i * kQuadLanes, s);
 #pragma unroll
         for (int n = 0; n < kRows; ++n) {
-          s[n] = i + n < plan_.LaneRows() ? shared_.work[32 * (i + n)] : make_float4(0, 0, 0, 0);
+          s[n] = make_float4(s[n].x * decay, s[n].y * decay, s[n].z * decay, s[n].w * decay);
         }
-      } else {
-        quad_.Gather(bank, quad_lane_ + i * kQuadLanes, is_live, carried, s);
+        Take(bank, i, stores, s, part, reads);
       }
-      Fold(bank, i, values, entries, s);
+      return;
+    }
+    if (is_live && carried == 0) {
+      Stage<kReadRows<kReads>>([&](int i, auto& s) { quad_.Load(bank, i, s); });
+    } else {
+      Stage<kFoldRows<kReads>>([&](int i, auto& s) { quad_.Gather(bank, i, is_live, carried, s); });
+    }
+    __syncwarp();
+    block_.TakeIn(bank, takes);
+    for (int i = 0; i < plan_.LaneRows(); i += 4) {
+      float4 s[4];
 #pragma unroll
-      for (int n = 0; n < kRows; ++n) {
-        const int r = quad_lane_ + (i + n) * kQuadLanes;
-        if (part != nullptr && r < plan_.dim) {
-          quad_.Store(bank, r, s[n], part);
-        }
+      for (int n = 0; n < 4; ++n) {
+        s[n] = *shared_.Row(plan_, i + n);
       }
-      Add(i, s, reads);
+      Take(bank, i, stores, s, part, reads);
     }
     __syncwarp();
   }
 
-  // s <- what is stored of d s + sum_j (c_j k_j) v_j^T, from row i of the lane's on.
-  template <int kRows>
-  __device__ void Fold(int bank, int i, const float4* values, int entries,
-                       float4 (&s)[kRows]) const {
-    const float decay = shared_.decays[bank];
-    float sum[kRows][kQuad];
+  // Writes the tile; load(row, s) loads kRows rows from one of the lane's on.
+  template <int kRows, class Load>
+  __device__ void Stage(const Load& load) const {
+#pragma unroll 1
+    for (int i = 0; i < plan_.LaneRows(); i += kRows) {
+      float4 s[kRows];
+      load(quad_lane_ + i * kQuadLanes, s);
 #pragma unroll
-    for (int n = 0; n < kRows; ++n) {
-      sum[n][0] = s[n].x * decay;
-      sum[n][1] = s[n].y * decay;
-      sum[n][2] = s[n].z * decay;
-      sum[n][3] = s[n].w * decay;
-    }
-    for (int j = 0; j < entries; ++j) {
-      const float weight = shared_.entry_weights[j * plan_.banks + bank];
-      const float4 value = values[j];
-      const float4 weighted =
-          make_float4(weight * value.x, weight * value.y, weight * value.z, weight * value.w);
-#pragma unroll
-      for (int m = 0; m < kRows; m += 4) {
-        if (i + m < plan_.LaneRows()) {
-          const float4 key = shared_.Key(plan_, j, i + m);
-          AddScaled(key.x, weighted, sum[m]);
-          AddScaled(key.y, weighted, sum[m + 1]);
-          AddScaled(key.z, weighted, sum[m + 2]);
-          AddScaled(key.w, weighted, sum[m + 3]);
+      for (int n = 0; n < kRows; ++n) {
+        if (i + n < plan_.LaneRows()) {
+          *shared_.Row(plan_, i + n) = s[n];
         }
       }
     }
-#pragma unroll
-    for (int n = 0; n < kRows; ++n) {
-      s[n] = BankQuad<State>::Round(sum[n]);
-    }
   }
 
-  // Adds the entries and writes the result.
-  __device__ void Write(const Segment& segment, int read, float (&sum)[kQuad]) const {
-    const int i = segment.first + read / head_.queries();
-    for (int j = segment.base + quad_lane_; j <= i; j += kQuadLanes) {
-      const int n = read * plan_.span + j - segment.base;
-      AddScaled(shared_.pair_weights[n] * shared_.scores[n], Value(j), sum);
+  // Reads and stores what is left of rows when they are stored, from row i of the lane's on.
+  template <int kReads, int kRows>
+  __device__ void Take(int bank, int i, bool stores, float4 (&s)[kRows], HealthPart* part,
+                       Reads<kReads>* reads) const {
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) {
+      s[n] = BankQuad<State>::Round({s[n].x, s[n].y, s[n].z, s[n].w});
+      const int r = quad_lane_ + (i + n) * kQuadLanes;
+      if (stores && r < plan_.dim) {
+        quad_.Store(bank, r, s[n], part);
+      }
     }
-    const float o = SumQuad(sum);
-    const int c = quad_lane_ / 2;
-    if (c < width_ && quad_lane_ % 2 == 0) {
-      head_.Output(i, read % head_.queries())[column_ + c] = o;
-    }
+    reads->Add(i, s);
   }
 
   const BankedPlan& plan_;
@@ -221,9 +233,11 @@ class BankedPass {
   const HeadBanks<Memory>& banks_;
   const int quad_lane_;
   const int column_;
+  const int value_dim_;
   const int width_;  // <= 0: the lane has none
+  const BankBlock<kErases, sizeof(State) == 2> block_;
   const BankQuad<State> quad_;
-  HealthPart* const part_;
+  HealthPart* const part_;  // gets the health of what is stored
 };
 
 }  // namespace evenflow

@@ -10,6 +10,7 @@
 namespace evenflow {
 
 inline constexpr int kMaxReads = 8;  // that share a pass over the banks
+inline constexpr int kGroup = 16;    // entries that are taken in by one product
 
 // Tokens that are read together, by distance from the row's first.
 struct Segment {
@@ -23,6 +24,16 @@ struct Segment {
   __device__ bool pending() const { return stored < base; }
 };
 
+// Rows of one token are prepared by a kernel of their own, into a table for each head: this, and
+// what BankedShared has of reads.
+struct alignas(16) BankedHeader {
+  Row row;
+  Segment segment;
+  uint64_t live = 0;  // banks that hold anything, a bit each
+  int row_index = 0;
+  int taking = 0;  // rows of the step that may take a block in: their tables are the first ones
+};
+
 // Sizes, of a block unless a name says otherwise.
 struct BankedPlan {
   int dim;     // key channels
@@ -32,12 +43,13 @@ struct BankedPlan {
   int commit;  // tokens of a block of positions
   bool erases;
 
+  // is_single: rows have one token, and tokens one query of each state.
   template <class Memory>
-  static BankedPlan Of(const AdvanceArgs& args) {
+  static BankedPlan Of(const AdvanceArgs& args, bool is_single) {
     const MemoryShape& shape = args.shape;
     const int queries = shape.query_heads > shape.heads ? shape.query_heads / shape.heads : 1;
     return {shape.key_dim,
-            std::max(kMaxReads, (queries + kMaxReads - 1) / kMaxReads * kMaxReads),
+            is_single ? 1 : (queries + kMaxReads - 1) / kMaxReads * kMaxReads,
             args.window.commit + args.window.lag,
             BankCount(args.memory, shape, args.window),
             args.window.commit,
@@ -46,7 +58,7 @@ struct BankedPlan {
 
   __host__ __device__ int Rows() const { return (dim + kQuadLanes - 1) / kQuadLanes; }
 
-  // Channels of a query or a key lie by the lane of a quad that has them, so that it gets four at a
+  // Channels of a query lie by the lane of a quad that has them, so that it gets four at a
   // time; four more keep lanes out of each other's way. Those beyond the last are zero.
   __host__ __device__ int LaneRows() const { return (Rows() + 3) / 4 * 4; }
 
@@ -58,19 +70,49 @@ struct BankedPlan {
     return r % kQuadLanes * LaneStride() + r / kQuadLanes;
   }
 
+  // A block that waits is taken in by groups of 16 entries, those beyond the last being zero.
+  __host__ __device__ int Groups() const { return (commit + kGroup - 1) / kGroup; }
+
+  // From quad to quad of a warp's tile of a bank, in which LaneRows() octets of rows lie.
+  __host__ __device__ int TileStride() const { return kQuad * kQuadLanes * LaneRows() + 4; }
+
+  // Of a group's keys as operands: a float4 a lane and octet of rows.
+  __host__ __device__ int OperandFloats() const { return 4 * 32 * LaneRows(); }
+
+  // Of a block's entries, 16 columns of each.
+  __host__ __device__ int ValueFloats() const { return Groups() * kGroup * kWarpColumns; }
+
+  __host__ __device__ int TileFloats() const {
+    const int tile = kWarpQuads * TileStride();
+    return erases && ValueFloats() > tile ? ValueFloats() : tile;
+  }
+
   __host__ __device__ int WarpFloats() const {
-    const int values = kWarpQuads * commit;
-    return kQuad * (erases ? 32 * LaneRows() + 2 * values : values);
+    return TileFloats() + ValueFloats() * (erases ? 2 : 1);
   }
 
   __host__ __device__ int BlockFloats() const {
-    return reads * (KeyStride() + 2 * span + banks) + commit * (KeyStride() + banks) + banks +
-           (erases ? commit * (commit + 2) : 0);
+    const int entries = Groups() * kGroup;
+    return WholeFours(Groups() * OperandFloats() * (erases ? 2 : 1) + commit * banks + banks +
+                      (erases ? entries * (entries + 1) + commit * (commit + 2) : 0));
+  }
+
+  // Of all reads together.
+  __host__ __device__ int ReadFloats() const {
+    return WholeFours(reads * (KeyStride() + 2 * span + banks));
+  }
+
+  // Of a row's head.
+  __host__ __device__ int TableFloats() const {
+    return static_cast<int>(sizeof(BankedHeader) / sizeof(float)) + ReadFloats();
   }
 
   size_t Bytes(int warps) const {
-    return sizeof(float) * static_cast<size_t>(BlockFloats() + warps * WarpFloats());
+    return sizeof(float) * static_cast<size_t>(ReadFloats() + BlockFloats() + warps * WarpFloats());
   }
+
+ private:
+  __host__ __device__ static int WholeFours(int floats) { return (floats + 3) / 4 * 4; }
 };
 
 // A thread's view of it.
@@ -79,50 +121,54 @@ struct BankedShared {
   float* scores;        // [read, entry from the base on]: s_j
   float* pair_weights;  // likewise: W_ij
   float* read_weights;  // [read, bank]: r
-  // Of the block that waits.
-  float* keys;           // [token, KeyStride]
+  // Of the block that waits, in groups of 16 entries.
+  float4* keys;          // [group][octet of rows s][lane 4 g + t]: k_j[8 s + g] of entries j = 2 t,
+                         // 2 t + 1, 2 t + 8, 2 t + 9
   float* entry_weights;  // [token, bank]: c
   float* decays;         // [bank]: d
-  float4* values;        // [token], of the thread's quad
+  float4* values;        // [group][8 entries][lane]: columns 2 g, 2 g + 1 of the warp's of entry
+                         // 2 t, then of 2 t + 1: of v, or of what follows from it
+  float* tile;           // [quad of the warp, row, 4]: of a bank
   // If entries erase, of the block that waits.
+  float4* erasing;   // [group][s][lane]: k'_j[8 s + 2 t, 8 s + 2 t + 1] of j = g, then of g + 8
+  float4* erased;    // as values: u
+  float* inverse;    // [entry j, entry i; one more]: T_ji
   float* gram;       // [token j, token i]: -beta_j e^{l_j - l_i} (k_i . k_j), i < j
-  float* scales;     // [token]: -beta e^l
+  float* growths;    // [token]: -e^l
   float* strengths;  // [token]: beta
-  float4* work;      // [32 i]: row i of those that the lane has of a bank
-  float4* erased;    // [token]: u, of the thread's quad
 
-  __device__ BankedShared(const BankedPlan& plan, float* shared) {
-    const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
-    auto* warp = reinterpret_cast<float4*>(shared + thread / 32 * plan.WarpFloats());
-    const int quad = lane / kQuadLanes * plan.commit;
-    values = warp + quad;
-    erased = values + kWarpQuads * plan.commit;
-    work = warp + 2 * kWarpQuads * plan.commit + lane;
-    x = shared + static_cast<int>(blockDim.x) / 32 * plan.WarpFloats();
-    keys = x + plan.reads * plan.KeyStride();
-    scores = keys + plan.commit * plan.KeyStride();
+  // Parts of ReadFloats(), BlockFloats() and, of the thread's warp, WarpFloats().
+  __device__ BankedShared(const BankedPlan& plan, float* reads, float* block, float* warp) {
+    const int entries = plan.Groups() * kGroup, operands = plan.Groups() * plan.OperandFloats();
+    x = reads;
+    scores = x + plan.reads * plan.KeyStride();
     pair_weights = scores + plan.reads * plan.span;
     read_weights = pair_weights + plan.reads * plan.span;
-    entry_weights = read_weights + plan.reads * plan.banks;
+    keys = reinterpret_cast<float4*>(block);
+    erasing = reinterpret_cast<float4*>(block + operands);
+    entry_weights = block + (plan.erases ? 2 : 1) * operands;
     decays = entry_weights + plan.commit * plan.banks;
-    gram = decays + plan.banks;
-    scales = gram + plan.commit * plan.commit;
-    strengths = scales + plan.commit;
+    inverse = decays + plan.banks;
+    gram = inverse + entries * (entries + 1);
+    growths = gram + plan.commit * plan.commit;
+    strengths = growths + plan.commit;
+    tile = warp;
+    values = reinterpret_cast<float4*>(tile + plan.TileFloats());
+    erased = values + plan.ValueFloats() / 4;
   }
 
-  // Rows i to i + 3 of those that the thread has of x and of a key, i being a multiple of 4.
+  // Rows i to i + 3 of those that the thread has of x, i being a multiple of 4.
   __device__ float4 X(const BankedPlan& plan, int read, int i) const {
-    return Four(x + read * plan.KeyStride(), plan, i);
-  }
-
-  __device__ float4 Key(const BankedPlan& plan, int token, int i) const {
-    return Four(keys + token * plan.KeyStride(), plan, i);
-  }
-
- private:
-  __device__ static float4 Four(const float* channels, const BankedPlan& plan, int i) {
     const int lane = static_cast<int>(threadIdx.x) % kQuadLanes;
-    return *reinterpret_cast<const float4*>(channels + lane * plan.LaneStride() + i);
+    return *reinterpret_cast<const float4*>(x + read * plan.KeyStride() + lane * plan.LaneStride() +
+                                            i);
+  }
+
+  // Row i of those that the thread has of the tile.
+  __device__ float4* Row(const BankedPlan& plan, int i) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    return reinterpret_cast<float4*>(tile + lane / kQuadLanes * plan.TileStride()) +
+           lane % kQuadLanes + i * kQuadLanes;
   }
 };
 

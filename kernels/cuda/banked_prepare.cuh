@@ -12,7 +12,30 @@ namespace evenflow {
 template <class Memory>
 using HeadBanks = BankWeights<HeadView<Memory>, typename Memory::Banks>;
 
-// Fills what BankedShared has of a segment but for values, work and erased. All threads of a block.
+// keys[n] . x; lanes 8 n to 8 n + 7 get the n-th. A warp.
+__device__ inline float DotsOfFour(const float* const (&keys)[4], const float* x, int dim) {
+  float sums[4] = {};
+#pragma unroll 4
+  for (int r = static_cast<int>(threadIdx.x) % 32; r < dim; r += 32) {
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+      sums[n] = fmaf(keys[n][r], x[r], sums[n]);
+    }
+  }
+  return SumWarpOfFour(sums);
+}
+
+// The banks that hold anything when that many blocks have been taken in, a bit each. A warp.
+template <class Banks>
+__device__ uint64_t LiveBanks(const BankedPlan& plan, const Banks& banks, int64_t blocks) {
+  const auto bits = [&](int first) {
+    const int bank = first + static_cast<int>(threadIdx.x) % 32;
+    return __ballot_sync(kWarp, bank < plan.banks && banks.Live(bank, blocks));
+  };
+  return plan.banks > 32 ? uint64_t{bits(32)} << 32 | bits(0) : bits(0);
+}
+
+// Fills what BankedShared has of reads. All threads of a block, which waits for them itself.
 template <class Memory>
 class BankedPrepare {
  public:
@@ -28,49 +51,43 @@ class BankedPrepare {
         threads_(static_cast<int>(blockDim.x)),
         lane_(thread_ % 32) {}
 
-  __device__ void Run(const Segment& segment) const {
+  __device__ void Reads(const Segment& segment) const {
     const int warp = thread_ / 32, warps = threads_ / 32;
     if constexpr (kErases) {
+#pragma unroll 1
       for (int read = warp; read < segment.reads; read += warps) {
-        LeadBack(segment, read);
+        if (plan_.dim <= 128) {
+          LeadBack<4, 4>(segment, read);
+        } else {
+          LeadBack<2, 8>(segment, read);
+        }
       }
     } else {
+#pragma unroll 1
       for (int read = warp; read < segment.reads; read += warps) {
         Spread(Query(segment, read), shared_.x + read * plan_.KeyStride());
       }
       const int groups = (plan_.span + 3) / 4;
+#pragma unroll 1
       for (int n = warp; n < segment.reads * groups; n += warps) {
         ScoreFour(segment, n / groups, n % groups * 4);
       }
     }
-    if (segment.pending()) {
-      for (int j = warp; j < plan_.commit; j += warps) {
-        Spread(head_.Keys(segment.stored + j), shared_.keys + j * plan_.KeyStride());
-      }
-      PrepareFold(segment.stored);
-    }
+#pragma unroll 1
     for (int n = thread_; n < segment.reads * plan_.span; n += threads_) {
       const int i = Token(segment, n / plan_.span), j = segment.base + n % plan_.span;
       if (j <= i) {
         shared_.pair_weights[n] = banks_.Pair(i, j);
       }
     }
+#pragma unroll 1
     for (int n = threads_ - 1 - thread_; n < segment.reads * plan_.banks; n += threads_) {
       shared_.read_weights[n] =
           banks_.Read(Token(segment, n / plan_.banks), segment.base, n % plan_.banks);
     }
-    __syncthreads();
-    if (kErases && segment.pending()) {
-      for (int n = warp; n < plan_.commit * plan_.commit; n += warps) {
-        Gram(segment.stored, n / plan_.commit, n % plan_.commit);
-      }
-      __syncthreads();
-    }
   }
 
  private:
-  static constexpr int kKept = 8;  // channels of a key that a lane keeps in registers
-
   __device__ int Token(const Segment& segment, int read) const {
     return segment.first + read / head_.queries();
   }
@@ -98,102 +115,95 @@ class BankedPrepare {
     for (int n = 0; n < 4; ++n) {
       keys[n] = head_.Keys(segment.base + Least(first + n, last));
     }
-    float sums[4] = {};
-#pragma unroll 4
-    for (int r = lane_; r < plan_.dim; r += 32) {
-#pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        sums[n] = fmaf(keys[n][r], query[r], sums[n]);
-      }
-    }
-    const float sum = SumWarpOfFour(sums);
+    const float sum = DotsOfFour(keys, query, plan_.dim);
     const int entry = first + lane_ / 8;
     if (lane_ % 8 == 0 && entry <= last) {
       shared_.scores[read * plan_.span + entry] = sum;
     }
   }
 
+  // Keys of kAhead tokens j, j - 1, ..., as far as they lie after the base, and their strengths.
+  template <int kAhead, int kKept>
+  struct Keys {
+    float k[kAhead][kKept];
+    float strengths[kAhead];
+  };
+
+  template <int kAhead, int kKept>
+  __device__ void Load(int j, int base, Keys<kAhead, kKept>* keys) const {
+#pragma unroll
+    for (int m = 0; m < kAhead; ++m) {
+      const int t = j - m < base ? base : j - m;
+      const float* key = head_.Keys(t);
+#pragma unroll
+      for (int n = 0; n < kKept; ++n) {
+        keys->k[m][n] = lane_ + 32 * n < plan_.dim ? key[lane_ + 32 * n] : 0;
+      }
+      keys->strengths[m] = head_.Strength(t);
+    }
+  }
+
   // x <- x - beta_j k_j (k_j . x) for j = i .. base, and s_j = beta_j (k_j . x) on the way. A warp.
-  // The next key is loaded before the one before it is through.
+  // The next kAhead keys are loaded before those before them are through; a lane keeps kKept
+  // channels in registers.
+  template <int kAhead, int kKept>
   __device__ void LeadBack(const Segment& segment, int read) const {
-    const int i = Token(segment, read);
+    const int i = Token(segment, read), base = segment.base;
+    const float* query = Query(segment, read);
     float* x = shared_.x + read * plan_.KeyStride();
-    Spread(Query(segment, read), x);
-    float next[kKept];
-    const auto load = [&](int j) {
-      const float* key = head_.Keys(j);
+    Spread(query, x);
+    float kept[kKept];
 #pragma unroll
-      for (int n = 0; n < kKept; ++n) {
-        next[n] = lane_ + 32 * n < plan_.dim ? key[lane_ + 32 * n] : 0;
+    for (int n = 0; n < kKept; ++n) {
+      kept[n] = lane_ + 32 * n < plan_.dim ? query[lane_ + 32 * n] : 0;
+    }
+    using Some = Keys<kAhead, kKept>;
+    const auto lead = [&](int first, const Some& keys, Some& next) {
+      if (first - kAhead >= base) {
+        Load(first - kAhead, base, &next);
       }
-      return head_.Strength(j);
-    };
-    float next_strength = load(i);
-    for (int j = i; j >= segment.base; --j) {
-      float kept[kKept];
 #pragma unroll
-      for (int n = 0; n < kKept; ++n) {
-        kept[n] = next[n];
-      }
-      const float strength = next_strength;
-      if (j > segment.base) {
-        next_strength = load(j - 1);
-      }
-      const float* key = head_.Keys(j);
-      const auto for_channels = [&](const auto& visit) {
+      for (int m = 0; m < kAhead; ++m) {
+        const int j = first - m;
+        if (j < base) {
+          break;
+        }
+        float sum = 0;
 #pragma unroll
         for (int n = 0; n < kKept; ++n) {
-          if (lane_ + 32 * n < plan_.dim) {
-            visit(lane_ + 32 * n, kept[n]);
-          }
+          sum = fmaf(keys.k[m][n], kept[n], sum);
         }
+#pragma unroll 1
         for (int r = lane_ + 32 * kKept; r < plan_.dim; r += 32) {
-          visit(r, key[r]);
+          sum = fmaf(head_.Keys(j)[r], x[plan_.PlaceOf(r)], sum);
         }
-      };
-      float sum = 0;
-      for_channels([&](int r, float k) { sum = fmaf(k, x[plan_.PlaceOf(r)], sum); });
-      sum = WarpSum(sum) * strength;
-      for_channels([&](int r, float k) {
-        float& channel = x[plan_.PlaceOf(r)];
-        channel = fmaf(-sum, k, channel);
-      });
-      if (lane_ == 0) {
-        shared_.scores[read * plan_.span + j - segment.base] = sum;
+        sum = WarpSum(sum) * keys.strengths[m];
+#pragma unroll
+        for (int n = 0; n < kKept; ++n) {
+          kept[n] = fmaf(-sum, keys.k[m][n], kept[n]);
+        }
+#pragma unroll 1
+        for (int r = lane_ + 32 * kKept; r < plan_.dim; r += 32) {
+          float& channel = x[plan_.PlaceOf(r)];
+          channel = fmaf(-sum, head_.Keys(j)[r], channel);
+        }
+        if (lane_ == 0) {
+          shared_.scores[read * plan_.span + j - base] = sum;
+        }
       }
+    };
+    Some keys[2];
+    Load(i, base, &keys[0]);
+#pragma unroll 1
+    for (int j = i; j >= base; j -= 2 * kAhead) {
+      lead(j, keys[0], keys[1]);
+      lead(j - kAhead, keys[1], keys[0]);
     }
-  }
-
-  // Of the block that begins with token `begin`.
-  __device__ void PrepareFold(int begin) const {
-    const int commit = plan_.commit, last = begin + commit - 1;
-    for (int n = thread_; n < commit * plan_.banks; n += threads_) {
-      shared_.entry_weights[n] = banks_.Entry(n % plan_.banks, last, begin + n / plan_.banks);
-    }
-    for (int bank = thread_; bank < plan_.banks; bank += threads_) {
-      shared_.decays[bank] = banks_.Decay(bank, last);
-    }
-    for (int j = thread_; kErases && j < commit; j += threads_) {
-      shared_.strengths[j] = head_.Strength(begin + j);
-      shared_.scales[j] = -head_.Strength(begin + j) * head_.DecaySinceBlock(begin + j);
-    }
-  }
-
-  // For i < j, once the keys are there. A warp.
-  __device__ void Gram(int begin, int j, int i) const {
-    if (i >= j) {
-      return;
-    }
-    const float *key_i = shared_.keys + i * plan_.KeyStride(),
-                *key_j = shared_.keys + j * plan_.KeyStride();
-    float sum = 0;
-    for (int r = lane_; r < plan_.dim; r += 32) {
-      sum = fmaf(key_i[plan_.PlaceOf(r)], key_j[plan_.PlaceOf(r)], sum);
-    }
-    sum = WarpSum(sum);
-    if (lane_ == 0) {
-      shared_.gram[j * plan_.commit + i] =
-          -head_.Strength(begin + j) * head_.DecayBetween(begin + j, begin + i) * sum;
+#pragma unroll
+    for (int n = 0; n < kKept; ++n) {
+      if (lane_ + 32 * n < plan_.dim) {
+        x[plan_.PlaceOf(lane_ + 32 * n)] = kept[n];
+      }
     }
   }
 

@@ -23,8 +23,11 @@ class HeadView {
         first_entry_(static_cast<int>(row.position % ring_)) {}
 
   __device__ int Entry(int t) const {
-    const int entry = (first_entry_ + t) % ring_;
-    return entry < 0 ? entry + ring_ : entry;
+    const int entry = first_entry_ + t;
+    if (t < 0) {  // no division for what is in the ring
+      return entry < 0 ? entry + ring_ : entry;
+    }
+    return entry % ring_;
   }
 
   __device__ int64_t Position(int t) const { return position_ + t; }
