@@ -5,6 +5,9 @@
 #   tests/sanitize_gpu.sh memcheck                                 # every test binary of that label
 #   tests/sanitize_gpu.sh racecheck cuda_memory_test '*gated_delta*'   # one binary, some of its tests
 #
+# racecheck of CUDA 13.0 ends with "failed to handle a hardware exception" where blocks of a cluster send one another
+# numbers (cuda_products_test, most of cuda_memory_layer_test), and calls that a hazard in the smallest such program.
+#
 # LAUNCHES (20), JOBS (4 processes at a time), BUILD (build/cuda). Prints each test as it ends, and fails if one has a
 # finding.
 set -euo pipefail
