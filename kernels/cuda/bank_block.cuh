@@ -2,8 +2,8 @@
 // memory, by products on tensor cores:
 //     S <- d S + sum_j (c_j k_j) u_j^T,  u_j = v'_j + S_0^T k'_j
 // where entries that do not erase have u = v, and others k'_j = -sum_i T_ji e^{l_i} k_i and v'_j =
-// sum_i T_ji v_i; T is the inverse of the triangle of the block's entries (banked_prepare.cuh). For
-// .cu files.
+// sum_i T_ji v_i; T is the inverse of the triangle of the block's entries (bank_block_prepare.cuh).
+// For .cu files.
 #ifndef EVENFLOW_KERNELS_CUDA_BANK_BLOCK_CUH_
 #define EVENFLOW_KERNELS_CUDA_BANK_BLOCK_CUH_
 

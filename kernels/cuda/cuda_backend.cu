@@ -304,8 +304,10 @@ void* CudaBackend::AllocateHost(size_t bytes) {
 
 void CudaBackend::FreeHost(void* data) {
   Check(copies_.Wait(), "waiting before host memory is freed");
-  cudaHostUnregister(data);
-  std::free(data);
+  if (data != nullptr) {
+    cudaHostUnregister(data);
+    std::free(data);
+  }
 }
 
 SlotCopy CudaBackend::SaveSlot(const Slots& slots, int slot, void* to) {
