@@ -16,11 +16,17 @@ __device__ inline uint32_t SharedAddress(const void* shared) {
 // In shared memory. A warp copies, any number of times, then says that this was all; this ends a
 // phase, once all has come. The i-th phase is awaited with parity i & 1.
 class CopyBarrier {
+#if __CUDA_ARCH__ >= 900
+  static constexpr int kArrivals = 1;
+#else
+  static constexpr int kArrivals = 32;
+#endif
+
  public:
   // One thread; a FenceInit and a barrier of the threads that use it must follow.
-  __device__ void Init() {
+  __device__ void Init(int arrivals = kArrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(&word_)),
-                 "r"(kArrivals));
+                 "r"(arrivals));
   }
 
   // Of the thread that has called Init, after it.
@@ -77,6 +83,31 @@ class CopyBarrier {
         : "memory");
   }
 
+  // A box of what a map (cuTensorMapEncodeTiled, 4 dimensions) describes, from (column, row, 0,
+  // group) on; its bytes are Expected. One thread.
+  __device__ void CopyTile(void* shared, const void* map, int column, int row, int group) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+        "[%1, {%3, %4, %5, %6}], [%2];" ::"r"(SharedAddress(shared)),
+        "l"(map), "r"(SharedAddress(&word_)), "r"(column), "r"(row), "r"(0), "r"(group)
+        : "memory");
+  }
+
+  // From shared memory to a place in that of the cluster's block `rank`, whose barrier expects it;
+  // all of it on 16 bytes, written before a fence of proxies. One thread.
+  __device__ void SendBytes(const void* from, void* to, int bytes, int rank) const {
+    asm volatile(
+        "{\n"
+        ".reg .b32 to, barrier;\n"
+        "mapa.shared::cluster.u32 to, %0, %4;\n"
+        "mapa.shared::cluster.u32 barrier, %1, %4;\n"
+        "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [to], [%2], %3, "
+        "[barrier];\n"
+        "}" ::"r"(SharedAddress(to)),
+        "r"(SharedAddress(&word_)), "r"(SharedAddress(from)), "r"(bytes), "r"(rank)
+        : "memory");
+  }
+
   // To the same place in the shared memory of the cluster's block `rank`, whose barrier expects it.
   __device__ void Send(float value, float* shared, int rank) const {
     asm volatile(
@@ -87,20 +118,6 @@ class CopyBarrier {
         "st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [to], %3, [barrier];\n"
         "}" ::"r"(SharedAddress(shared)),
         "r"(SharedAddress(&word_)), "r"(rank), "f"(value)
-        : "memory");
-  }
-
-  __device__ void SendFour(const float (&values)[4], float4* shared, int rank) const {
-    asm volatile(
-        "{\n"
-        ".reg .b32 to, barrier;\n"
-        "mapa.shared::cluster.u32 to, %0, %2;\n"
-        "mapa.shared::cluster.u32 barrier, %1, %2;\n"
-        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%3, %4, %5, %6}, "
-        "[barrier];\n"
-        "}" ::"r"(SharedAddress(shared)),
-        "r"(SharedAddress(&word_)), "r"(rank), "f"(values[0]), "f"(values[1]), "f"(values[2]),
-        "f"(values[3])
         : "memory");
   }
 #endif
@@ -125,12 +142,6 @@ class CopyBarrier {
   }
 
  private:
-#if __CUDA_ARCH__ >= 900
-  static constexpr int kArrivals = 1;
-#else
-  static constexpr int kArrivals = 32;
-#endif
-
   uint64_t word_;
 };
 

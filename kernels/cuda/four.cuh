@@ -40,6 +40,11 @@ __device__ inline Four LoadFour(const T* data) {
   return four;
 }
 
+__device__ inline Four LoadFour(const Matrix& y, int64_t at) {
+  return y.dtype == DType::kF32 ? LoadFour(static_cast<const float*>(y.data) + at)
+                                : LoadFour(static_cast<const __nv_bfloat16*>(y.data) + at);
+}
+
 __device__ inline void StoreFour(const Matrix& y, int64_t at, const Four& four) {
   if (y.dtype == DType::kF32) {
     *reinterpret_cast<float4*>(static_cast<float*>(y.data) + at) =

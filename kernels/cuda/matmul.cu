@@ -95,7 +95,7 @@ bool FindAlgorithm(cublasLtHandle_t handle, const MatMulArgs& args, const void* 
 std::unique_ptr<CudaMatMul> CudaMatMul::Create(bool batch_invariant, std::string* error) {
   std::unique_ptr<CudaMatMul> matmul(new CudaMatMul);
   matmul->batch_invariant_ = batch_invariant;
-  matmul->clusters_ = ClustersAtOnce();
+  matmul->has_tiles_ = HasTiles();
   if (!LoadCublasLt(error)) {
     return nullptr;
   }
@@ -146,11 +146,15 @@ const void* CudaMatMul::Converted(const Weight& w, DType dtype, cudaStream_t str
   return copy;
 }
 
+bool CudaMatMul::RunsInTiles(const MatMulArgs& args, int rows) const {
+  return has_tiles_ && InTiles(args) &&
+         (batch_invariant_ || (rows > kMaxFewRows && rows <= kMaxTileRows));
+}
+
 bool CudaMatMul::RunsBeside(const MatMulArgs& args, const CudaStep& step) const {
-  // What follows a sum may leave its factor to a product that has the outputs as its inputs.
-  const int64_t inputs = args.add ? std::max(args.w.cols, args.w.rows) : args.w.cols;
+  const int rows = RowsOf(args, step);
   return ServesFewRows(args) &&
-         (batch_invariant_ || RowsOf(args, step) <= RowsAtOnce(inputs, clusters_));
+         (batch_invariant_ || rows <= kMaxFewRows || RunsInTiles(args, rows));
 }
 
 bool CudaMatMul::Run(const MatMulArgs& args, const Beside& beside, const CudaStep& step) {
@@ -165,8 +169,8 @@ bool CudaMatMul::Run(const MatMulArgs& args, const Beside& beside, const CudaSte
   MatMulArgs product = args;
   product.w.data = weight;
   product.w.dtype = args.x.dtype;
-  if (RunsBeside(product, step)) {
-    FewRows few = {rows, clusters_, step.stream, squares_};
+  if (RunsBeside(product, step) || beside.normed != nullptr) {
+    FewRows few = {rows, RunsInTiles(product, rows), step.stream, squares_};
     if (beside.norm != nullptr) {
       newest_ ^= 1;
       squares_ = few.out_squares = static_cast<float*>(scratch_[newest_].Take(
@@ -182,7 +186,7 @@ bool CudaMatMul::Run(const MatMulArgs& args, const Beside& beside, const CudaSte
     CudaMatMulAny(product, rows, step.stream);
     return true;
   }
-  return beside.normed == nullptr && Multiply(product, weight, rows, step.stream);
+  return Multiply(product, weight, rows, step.stream);
 }
 
 bool CudaMatMul::Multiply(const MatMulArgs& args, const void* weight, int rows,

@@ -54,6 +54,7 @@ class CudaMatMul {
   using Problem = std::array<int64_t, 10>;
 
   CudaMatMul() = default;
+  bool RunsInTiles(const MatMulArgs& args, int rows) const;
   const void* Converted(const Weight& w, DType dtype, cudaStream_t stream);
   bool Multiply(const MatMulArgs& args, const void* weight, int rows, cudaStream_t stream);
 
@@ -64,7 +65,7 @@ class CudaMatMul {
   float* squares_ = nullptr;
   int newest_ = 0;
   bool batch_invariant_ = false;  // nothing by cuBLASLt
-  int clusters_ = 0;              // ClustersAtOnce
+  bool has_tiles_ = false;
   std::map<Problem, cublasLtMatmulAlgo_t> algorithms_;
   std::map<const void*, void*> converted_;  // of each weight
 };
@@ -75,20 +76,20 @@ bool ServesFewRows(const MatMulArgs& args);
 bool CanFollow(const MatMulArgs& args, const NormArgs& norm);
 bool CanFollow(const MatMulArgs& args, const MlpActivationArgs& mlp);
 
-// For how many rows they read W once, given ClustersAtOnce: that many clusters of
-// matmul_cluster.cu run at once on this device.
+// For how many rows they read W once: matmul_few_rows.cu, and matmul_tiles.cu, where HasTiles, for
+// those of these products that are InTiles.
 inline constexpr int kMaxFewRows = 16;
-inline constexpr int kMaxClusterRows = 64;
+inline constexpr int kMaxTileRows = 64;
 inline constexpr int kMaxSquareParts = 1024;
-int ClustersAtOnce();
-int RowsAtOnce(int64_t inputs, int clusters);
+bool HasTiles();
+bool InTiles(const MatMulArgs& args);
 
 // Into how many sums a row's squares are cut.
 int SquareParts(int64_t dim);
 
 struct FewRows {
   int rows = 0;
-  int clusters = 0;
+  bool tiles = false;  // by matmul_tiles.cu
   cudaStream_t stream = nullptr;
   // [rows, SquareParts], of the norms beside it: before it and after.
   const float* squares = nullptr;

@@ -5,7 +5,7 @@
 // then in another order changes no sum, as it is the same for both. kUnroll pieces of W are on
 // their way always, also before the step's inputs are there and while a group is summed up. The
 // order of a sum depends on the number of columns alone, so a row's result not on the others. More
-// than 16 rows are matmul_cluster.cu's.
+// than 16 rows are matmul_tiles.cu's, where it serves them.
 //
 // RMSNorm is one factor a row, which comes out of the product: (f x) W^T = f (x W^T). So the
 // product that ends the residual stream's sum writes x times the norm's weight and each block's
@@ -17,6 +17,91 @@
 namespace evenflow {
 namespace few_rows {
 namespace {
+
+constexpr int kTileRows = 8;  // rows of x of an mma; kOutputs are those of W
+constexpr int kPiece = 8;     // values of 16 bytes
+constexpr int kStretch = 32;  // columns that a warp takes at once: 4 lanes a row, a piece each
+constexpr int kUnroll = 8;
+constexpr int64_t kChunk = kUnroll * kStretch;
+static_assert(kMaxFewRows * kOutputs <= kThreads);  // a thread has at most one output
+
+// Weights are read once: they need not stay in the first cache.
+__device__ inline uint4 LoadWeights(const uint4* data) {
+  uint4 piece;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(piece.x), "=r"(piece.y), "=r"(piece.z), "=r"(piece.w)
+               : "l"(data));
+  return piece;
+}
+
+// sums [16, 8] += a [16, 16] b [16, 8]
+__device__ inline void Multiply(uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                                uint32_t b1, float* sums) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// Columns of a warp's part of a sum.
+__host__ __device__ inline int64_t ShareOf(int64_t inputs) {
+  return (inputs + kWarps * kStretch - 1) / (kWarps * kStretch) * kStretch;
+}
+
+// The warp's part of W, piece by piece: the chunks of a group of outputs, then those of the next
+// one; kAhead stretches are a chunk.
+template <int kAhead>
+class Weights {
+ public:
+  // Of group `group`, then of each group_step-th.
+  __device__ Weights(const Call& call, int64_t begin, int64_t end, int group, int group_step)
+      : call_(call),
+        begin_(static_cast<int>(begin)),
+        end_(static_cast<int>(end)),
+        group_step_(group_step),
+        group_(group) {
+    Find();
+  }
+
+  // Its stretch u.
+  __device__ void Load(int u, uint4* upper, uint4* lower) const {
+    const uint4 zero = make_uint4(0, 0, 0, 0);
+    const bool has = column_ + u * kStretch < end_;
+    const auto* const pieces = static_cast<const uint4*>(call_.args.w.data);
+    const uint32_t at = piece_ + static_cast<uint32_t>(u * (kStretch / kPiece));
+    const auto apart = static_cast<uint32_t>(call_.second * call_.args.w.cols / kPiece);
+    *upper = has && has_upper_ ? LoadWeights(pieces + at) : zero;
+    *lower = has && has_lower_ ? LoadWeights(pieces + (at + apart)) : zero;
+  }
+
+  // On to the chunk after it, of `chunks` of a group.
+  __device__ void Next(int chunks) {
+    column_ += kAhead * kStretch;
+    piece_ += kAhead * (kStretch / kPiece);
+    if (column_ - begin_ >= chunks * kAhead * kStretch) {
+      group_ += group_step_;
+      Find();
+    }
+  }
+
+ private:
+  __device__ void Find() {
+    const MatMulArgs& args = call_.args;
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const int64_t first = int64_t{group_} * call_.first_step + lane / 4;
+    has_upper_ = group_ < call_.groups && first < args.w.rows;
+    has_lower_ = group_ < call_.groups && first + call_.second < args.w.rows;
+    column_ = begin_ + lane % 4 * kPiece;
+    piece_ = static_cast<uint32_t>((first * args.w.cols + column_) / kPiece);
+  }
+
+  const Call& call_;
+  const int begin_, end_, group_step_;
+  int group_, column_;
+  uint32_t piece_;  // of W, that of column_
+  bool has_upper_, has_lower_;
+};
 
 // What a block's warps hand to each other.
 template <int kTiles>
@@ -34,27 +119,30 @@ struct Partial {
 };
 
 // The thread's output of a group.
-__device__ Output OutputOf(const Call& call, int group) {
+__device__ Outputs<1> OutputOf(const Call& call, int group) {
   const int thread = static_cast<int>(threadIdx.x);
   return {call, thread / kOutputs, group, thread % kOutputs};
 }
 
 template <int kTiles>
-__device__ void Finish(const Call& call, int group, const Output& output,
+__device__ void Finish(const Call& call, int group, const Outputs<1>& output,
                        const Partial<kTiles>& partial, const float* factors) {
   const int in_group = static_cast<int>(threadIdx.x) % kOutputs;
-  const float value =
-      output.real ? output.Value(partial.Sum(output.row, in_group), factors[output.row]) : 0.0f;
+  float value[1] = {};
+  if (output.real) {
+    value[0] = partial.Sum(output.row, in_group);
+    output.Find(value, factors[output.row]);
+  }
   if (call.activates) {  // the lane 8 further has up
-    const float up = __shfl_down_sync(0xffffffffu, value, 8);
+    const float up[1] = {__shfl_down_sync(0xffffffffu, value[0], 8)};
     if (in_group < 8) {
       output.StoreActivated(call, value, up);
     }
     return;
   }
-  output.StoreValue(call, value);
+  output.StoreValues(call, value);
   if (call.norms) {
-    float squares = __fmul_rn(value, value);
+    float squares = __fmul_rn(value[0], value[0]);
 #pragma unroll
     for (int offset = kOutputs / 2; offset > 0; offset /= 2) {
       squares += __shfl_xor_sync(0xffffffffu, squares, offset);
@@ -103,13 +191,13 @@ __global__ void __launch_bounds__(kThreads) FewRowsKernel(Call call) {
   for (int u = 0; u < kUnroll; ++u) {
     weights.Load(u, &upper[u], &lower[u]);
   }
-  Output output = OutputOf(call, static_cast<int>(blockIdx.x));
+  Outputs<1> output = OutputOf(call, static_cast<int>(blockIdx.x));
   AwaitInputs();
 
   for (int chunk = 0; chunk < (call.resident ? chunks : 1); ++chunk) {
     load_x(chunk);
   }
-  Factors<kTiles> found;
+  Factors<kTiles * kTileRows> found;
   found.Load(call);
   int parity = 0;
   for (int group = static_cast<int>(blockIdx.x); group < call.groups;
@@ -173,20 +261,21 @@ bool ServesFewRows(const MatMulArgs& args) {
          few_rows::IsWhole(args.w.data, args.w.cols);
 }
 
-int RowsAtOnce(int64_t inputs, int clusters) {
-  return clusters > 0 && few_rows::FitsCluster(inputs) ? kMaxClusterRows : kMaxFewRows;
+bool InTiles(const MatMulArgs& args) {
+  return args.w.rows % 4 == 0 && InFours(args.y) && InFours(args.bias);
 }
 
 bool CanFollow(const MatMulArgs& args, const MlpActivationArgs& mlp) {
   return mlp.feeds_product && mlp.has_up && !args.add && args.y.data == mlp.gate_up.data &&
-         args.w.rows == 2 * mlp.size && mlp.size % few_rows::kTileRows == 0;
+         args.w.rows == 2 * mlp.size && mlp.size % few_rows::kTileRows == 0 && InFours(mlp.y);
 }
 
 bool CanFollow(const MatMulArgs& args, const NormArgs& norm) {
   return norm.feeds_product && norm.tokens == args.tokens && args.add &&
          args.y.data == norm.x.data && args.w.rows == norm.dim && norm.kind == NormKind::kRms &&
          norm.weight != nullptr && norm.bias == nullptr && norm.y.dtype == DType::kBF16 &&
-         norm.dim % few_rows::kPiece == 0 && SquareParts(norm.dim) <= kMaxSquareParts;
+         norm.dim % few_rows::kPiece == 0 && SquareParts(norm.dim) <= kMaxSquareParts &&
+         InFours(norm.y) && InFours(norm.weight);
 }
 
 int SquareParts(int64_t dim) {
@@ -262,14 +351,10 @@ void LaunchAlone(Call call, cudaStream_t stream) {
 
 void CudaMatMulFewRows(const MatMulArgs& args, const Beside& beside, const FewRows& few) {
   const few_rows::Call call = few_rows::CallOf(args, beside, few);
-  const int at_once = RowsAtOnce(args.w.cols, few.clusters);
+  const int at_once = few.tiles ? kMaxTileRows : kMaxFewRows;
   for (int first = 0; first < few.rows; first += at_once) {
     const few_rows::Call part = few_rows::RowsOf(call, first, std::min(few.rows - first, at_once));
-    if (part.rows <= kMaxFewRows) {
-      few_rows::LaunchAlone(part, few.stream);
-    } else {
-      few_rows::LaunchInClusters(part, few.clusters, few.stream);
-    }
+    few.tiles ? few_rows::LaunchTiles(part, few.stream) : few_rows::LaunchAlone(part, few.stream);
   }
 }
 
