@@ -13,9 +13,10 @@ void AddDeviceFlags(CLI::App* command, DeviceOptions* options) {
       ->capture_default_str();
   command->add_option("--activations", options->activations, "fp32 or bf16 [what suits the device]")
       ->check(CLI::IsMember({"fp32", "bf16"}));
-  command->add_flag("--batch-invariant", options->batch_invariant,
-                    "Results do not depend on the load, to the bit; steps of more than 16 tokens "
-                    "take longer. The CPU's never do");
+  command->add_flag(
+      "--batch-invariant", options->batch_invariant,
+      "Results do not depend on the load, to the bit; steps of few and of more than 64 tokens "
+      "take longer. The CPU's never do");
   command->add_option("--threads", options->threads, "Compute threads; 0: one for each core")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
