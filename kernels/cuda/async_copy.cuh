@@ -13,6 +13,57 @@ __device__ inline uint32_t SharedAddress(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
+// Until the barrier in shared memory has ended the phase of that parity.
+__device__ inline void AwaitPhase(const uint64_t& barrier, int parity) {
+  uint32_t done = 0;
+  while (done == 0) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+#if __CUDA_ARCH__ >= 900
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+#else
+        "mbarrier.test_wait.parity.shared.b64 done, [%1], %2;\n"
+#endif
+        "selp.u32 %0, 1, 0, done;\n"
+        "}"
+        : "=r"(done)
+        : "r"(SharedAddress(&barrier)), "r"(parity)
+        : "memory");
+  }
+}
+
+// In shared memory: so many threads arrive, which ends a phase. The i-th phase is awaited with
+// parity i & 1.
+class ArrivalBarrier {
+ public:
+  // One thread; a CopyBarrier::FenceInit and a barrier of the threads that use it must follow.
+  __device__ void Init(int arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(&word_)),
+                 "r"(arrivals));
+  }
+
+  __device__ void Arrive() {
+    asm volatile(
+        "{\n"
+        ".reg .b64 state;\n"
+        "mbarrier.arrive.shared::cta.b64 state, [%0];\n"
+        "}" ::"r"(SharedAddress(&word_))
+        : "memory");
+  }
+
+  // Once all that this thread has begun to copy (CopyPiece, CopyFour) is there.
+  __device__ void ArriveAfterCopies() {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(SharedAddress(&word_))
+                 : "memory");
+  }
+
+  __device__ void Wait(int parity) const { AwaitPhase(word_, parity); }
+
+ private:
+  uint64_t word_;
+};
+
 // In shared memory. A warp copies, any number of times, then says that this was all; this ends a
 // phase, once all has come. The i-th phase is awaited with parity i & 1.
 class CopyBarrier {
@@ -123,22 +174,7 @@ class CopyBarrier {
 #endif
 
   __device__ void Wait(int parity) const {
-    uint32_t done = 0;
-    while (done == 0) {
-      asm volatile(
-          "{\n"
-          ".reg .pred done;\n"
-#if __CUDA_ARCH__ >= 900
-          "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-#else
-          "mbarrier.test_wait.parity.shared.b64 done, [%1], %2;\n"
-#endif
-          "selp.u32 %0, 1, 0, done;\n"
-          "}"
-          : "=r"(done)
-          : "r"(SharedAddress(&word_)), "r"(parity)
-          : "memory");
-    }
+    AwaitPhase(word_, parity);
   }
 
  private:

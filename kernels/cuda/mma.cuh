@@ -22,10 +22,10 @@ struct MmaA {
   uint32_t part[kParts][4];
 };
 
-// B for two adjacent groups of 8 columns: b0, b1 of the first, then of the second. In memory a
-// tile is [part][lane].
-using MmaTile = uint4;
-inline constexpr int kTileBytes = 32 * sizeof(MmaTile);  // of one part
+// B for two adjacent groups of 8 columns. In memory a tile is, for each part, 4 matrices of 8
+// columns and 8 numbers of the inner dimension, a column after the other, 16 bytes each: b0, b1 of
+// the first group, then of the second. wgmma reads them as they are (kernels/cuda/wgmma.cuh).
+inline constexpr int kTileBytes = 4 * 8 * 16;  // of one part
 
 template <int kParts>
 __device__ inline void SplitPair(float x, float y, uint32_t (&parts)[kParts]) {
@@ -63,8 +63,10 @@ __device__ inline void StoreTile(std::byte* tile, const float2 (&pairs)[4]) {
   }
 #pragma unroll
   for (int p = 0; p < kParts; ++p) {
-    reinterpret_cast<MmaTile*>(tile + p * kTileBytes)[threadIdx.x % 32] =
-        make_uint4(parts[0][p], parts[1][p], parts[2][p], parts[3][p]);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      reinterpret_cast<uint32_t*>(tile + p * kTileBytes)[32 * i + threadIdx.x % 32] = parts[i][p];
+    }
   }
 }
 
@@ -75,17 +77,59 @@ __device__ inline void Mma(const uint32_t (&a)[4], uint32_t b0, uint32_t b1, flo
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// D += A B, for the columns of a tile.
+template <int kParts>
+struct MmaB {
+  uint32_t part[kParts][2];
+};
+
+// `low` is B[2t, 2t+1][g], `high` B[2t+8, 2t+9][g].
+template <int kParts>
+__device__ inline MmaB<kParts> SplitB(float2 low, float2 high) {
+  uint32_t first[kParts], second[kParts];
+  SplitPair<kParts>(low.x, low.y, first);
+  SplitPair<kParts>(high.x, high.y, second);
+  MmaB<kParts> b;
+#pragma unroll
+  for (int p = 0; p < kParts; ++p) {
+    b.part[p][0] = first[p];
+    b.part[p][1] = second[p];
+  }
+  return b;
+}
+
+// D += A B.
+template <int kParts>
+__device__ inline void MmaOfParts(const MmaA<kParts>& a, const MmaB<kParts>& b, float (&d)[4]) {
+#pragma unroll
+  for (int p = kParts - 1; p >= 0; --p) {  // small products first
+#pragma unroll
+    for (int q = kParts - 1 - p; q >= 0; --q) {
+      Mma(a.part[q], b.part[p][0], b.part[p][1], d);
+    }
+  }
+}
+
+// b0, b1 of both groups of a tile in shared memory, of one part. The whole warp.
+__device__ inline void LoadTile(const std::byte* tile, uint32_t (&b)[4]) {
+  const auto address =
+      static_cast<uint32_t>(__cvta_generic_to_shared(tile)) + threadIdx.x % 32 * 16;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+               : "r"(address));
+}
+
+// D += A B, for the columns of a tile in shared memory.
 template <int kParts>
 __device__ inline void MmaOfTile(const MmaA<kParts>& a, const std::byte* tile, float (&first)[4],
                                  float (&second)[4]) {
 #pragma unroll
   for (int p = kParts - 1; p >= 0; --p) {  // small products first
-    const MmaTile b = reinterpret_cast<const MmaTile*>(tile + p * kTileBytes)[threadIdx.x % 32];
+    uint32_t b[4];
+    LoadTile(tile + p * kTileBytes, b);
 #pragma unroll
     for (int q = kParts - 1 - p; q >= 0; --q) {
-      Mma(a.part[q], b.x, b.y, first);
-      Mma(a.part[q], b.z, b.w, second);
+      Mma(a.part[q], b[0], b[1], first);
+      Mma(a.part[q], b[2], b[3], second);
     }
   }
 }

@@ -50,7 +50,7 @@ bool InWholePieces(const AdvanceCall& call) {
   const auto address = [](const void* data) { return reinterpret_cast<uintptr_t>(data); };
   return (args.shape.key_dim | args.shape.value_dim) % 4 == 0 &&
          (address(args.q) | address(args.k) | address(args.e) | address(args.v) |
-          address(call.logs) | address(args.slots.base) | args.slots.slot_bytes |
+          address(args.log_decay) | address(args.slots.base) | args.slots.slot_bytes |
           args.layer_offset) %
                  16 ==
              0;
@@ -110,7 +110,9 @@ void Prompts::Advance(const AdvanceCall& call, std::byte* scratch) const {
   VisitInChunks(call.args.memory, [&]<class Memory>() {
     for (const PromptRows& rows : Launches(call.args, step_, prompts.layout)) {
       prompts.rows = rows;
-      LaunchSumLogs<Memory>(prompts.advance, rows, step_);
+      if (!Traits<Memory>::kChannels) {
+        LaunchSumLogs<Memory>(prompts.advance, rows, step_);
+      }
       WeighPrompts(prompts, rows.first_item[rows.count], step_.stream);
       PassPrompts(prompts, step_.stream);
       LaunchFinish<Memory>(prompts.advance, rows, step_);

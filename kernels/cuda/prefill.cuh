@@ -41,10 +41,10 @@ struct PromptRows {
 
 // What WeighPrompts leaves of a chunk and a head, in bytes: stages in the order in which
 // PassPrompts reads them. A stage is 64 x 64 numbers, as 4 slabs of 4 tiles (kernels/cuda/mma.cuh)
-// for one step of 16 of the inner dimension each.
+// for one step of 16 of a product's inner dimension each.
 //     [K, a stage for 64 keys][T]   where it erases
 //     ([Q', a stage for 64 keys][A]) for each query
-//     [F, a stage for 64 keys]      a slab for 16 keys; then D [2 segments][64 keys] fp32
+//     [F, a stage for 64 keys]      a slab for 16 entries; then D [2 segments][64 keys] fp32
 struct WeightLayout {
   int slices;  // of 64 keys
   int queries;

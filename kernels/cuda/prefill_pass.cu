@@ -1,290 +1,213 @@
 // Takes rows from chunk to chunk: see kernels/cuda/prefill.cuh. A block has a row's head and some
 // of its columns. Four warps have 16 columns of the state, each a quarter of the keys: S^T [16,
-// keys] stays in registers, where it lies as an operand of the products that read it. What they
-// read for a chunk's entries is summed up for the warp that has that quarter of them.
-// Weights and values stream through shared memory.
-#include "kernels/cuda/head_view.cuh"
-#include "kernels/cuda/prefill.cuh"
-#include "kernels/cuda/prefill_pass_stream.cuh"
+// keys] stays in registers, and is shown to all of them as an operand of the products that read it.
+// Each reads for a quarter of the chunk's entries, with all keys. Other warps copy weights and
+// values into shared memory.
+
+#include "kernels/cuda/prefill_pass_lane.cuh"
 #include "kernels/cuda/prefill_splits.cuh"
 
 namespace evenflow {
 namespace {
 
+constexpr unsigned kLeastBlocks = 100;  // that make use of a device
+
+template <int kKeys, int kParts>
+struct PassShape {
+  // Of a step's weights.
+  static constexpr int kSlices =
+      kParts == kFastParts ? kKeys / kSlice : std::min(2, kKeys / kSlice);
+  static constexpr int kSteps = kKeys / kSlice / kSlices;  // that bring all keys
+  using Room = PassRoom<kSlices, kSteps, kParts, kPassColumns>;
+  using Splits = WarpSplits<kKeys, kParts>;
+
+  static constexpr int kMaxGroups = 2;  // of columns of a block
+  static constexpr int kLeastBuffers = 2;
+  static constexpr int kMostBuffers = kParts == kFastParts ? 4 : 2;
+  static constexpr int kMaxThreads = 32 * (kSplits * kMaxGroups + kCopyWarps);
+
+  // Slabs are of 16 keys; of those of a step a warp has some, one after the other.
+  static constexpr int kStepSlabs = kMmas * kSlices;
+  static constexpr int kSlabs = kStepSlabs / kSplits;
+  static constexpr int kTiles = 2 * kSlabs * kSteps;  // of 8 keys
+
+  struct Keys {
+    static constexpr int Of(int tile) {
+      return tile / (2 * kSlabs) * kSlices * kSlice + tile % (2 * kSlabs) * 8;
+    }
+  };
+
+  static int Bytes(int groups, int buffers) {
+    return Room::Bytes(groups, buffers) + groups * Splits::kBytes;
+  }
+};
+
 template <int kKeys, bool kErases, int kParts>
 class Passer {
  public:
-  using Stream = PassStream<kKeys, kParts>;
+  using Shape = PassShape<kKeys, kParts>;
+  using Room = typename Shape::Room;
+  using Splits = typename Shape::Splits;
 
-  __device__ Passer(const PromptCall& call, int prompt, int head, int buffers, std::byte* shared)
-      : call_(call),
-        args_(call.advance.args),
-        row_index_(static_cast<unsigned>(call.rows.row[prompt])),
-        row_(call.advance.rows[row_index_]),
-        chunks_(call, row_),
-        head_index_(head),
-        head_(call.advance, row_, head),
-        stream_(call, call.rows.first_item[prompt], head, head_, chunks_, buffers, shared),
-        splits_(stream_.exchange()),
+  __device__ Passer(const PromptCall& call, int prompt, int head_index, const Room& room)
+      : queries_(call.layout.queries),
+        splits_(room.after()),
         split_(splits_.split()),
-        g_(splits_.lane() / 4),
         t_(splits_.lane() % 4),
-        column_(stream_.column() + kPassColumns * splits_.group() + g_),
-        out_(head_.Output(0, 0) + column_) {}
+        in_block_(kPassColumns * splits_.group() + splits_.lane() / 4),
+        value_stride_(room.value_stride()),
+        stream_(room),
+        lane_(call, prompt, head_index, split_ * Shape::kSlabs * kMma + 2 * t_,
+              kMma * split_ + 2 * t_, room.column() + in_block_) {}
 
   __device__ void Run() {
-    stream_.Begin();
-    LoadState();
-    for (int chunk = 0; chunk < chunks_.count(); ++chunk) {
+    lane_.LoadState();
+    for (int chunk = 0; chunk < lane_.chunks().count(); ++chunk) {
       Chunk(chunk);
     }
   }
 
  private:
-  // Of 16 keys: the warp's in a step, one after the other.
-  static constexpr int kSlabs = kMmas * Stream::kSlices / kSplits;
-  static constexpr int kTiles = 2 * kSlabs * Stream::kSteps;  // of 8 keys
-  using Splits = WarpSplits<kParts>;
-
-  // Visits this lane's elements of the state: (element, index in the head's state, column's half).
-  template <class Visit>
-  __device__ void ForState(const Visit& visit) {
-    const int key_dim = args_.shape.key_dim, value_dim = args_.shape.value_dim;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int column = column_ + 8 * half;
-      int first = split_ * kSlabs * kMma + 2 * t_;
-      asm volatile("" : "+r"(first));  // or addresses are computed for chunks that need none
-      const int width = QuadWidth(value_dim, column / kQuad * kQuad);
-      const auto begin = static_cast<int>(StateIndex(key_dim, value_dim, first, column));
-      const int keys = column < value_dim ? key_dim - first : 0;
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int key =
-              tile / (2 * kSlabs) * Stream::kSlices * kSlice + tile % (2 * kSlabs) * 8 + e;
-          if (key < keys) {
-            visit(state_[tile][2 * half + e], begin + key * width, half);
-          }
-        }
-      }
-    }
-  }
-
-  __device__ void LoadState() {
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      Clear(state_[tile]);
-    }
-    if (args_.state_dtype == DType::kF32) {
-      ForState([&](float& s, int i, int /*half*/) { s = head_.template StateData<float>()[i]; });
-    } else {
-      ForState([&](float& s, int i, int /*half*/) {
-        s = ToFloat(head_.template StateData<__nv_bfloat16>()[i]);
-      });
-    }
-  }
-
-  __device__ void StoreState() {
-    const bool wide = args_.state_dtype == DType::kF32;
-    HealthPart parts[2];  // of column_'s quad, of column_ + 8's
-    ForState([&](float& s, int i, int half) {
-      if (wide) {
-        head_.template StateData<float>()[i] = s;
-      } else {
-        head_.template StateData<__nv_bfloat16>()[i] = FromFloat<__nv_bfloat16>(s);
-      }
-      parts[half].Observe(s);
-    });
-    splits_.Sum(parts);
-    HealthPart* const of_head =
-        call_.advance.Parts(row_index_) + head_index_ * Quads(args_.shape.value_dim);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      parts[half].SumLanes(16);
-      const int column = column_ + 8 * half;
-      if (split_ == 0 && splits_.lane() % 16 == 0 && column < args_.shape.value_dim) {
-        of_head[column / kQuad] = parts[half];
-      }
-    }
-  }
-
-  __device__ static void Clear(float (&x)[4]) {
-    x[0] = x[1] = x[2] = x[3] = 0;
-  }
-
-  // x = the values of the warp's entries - x.
-  __device__ void SubtractFromValues(int chunk, OwnTokens& x) const {
-    const int stride = stream_.value_stride();
-    const float* const values =
-        stream_.Values(chunk) + (kMma * split_ + 2 * t_) * stride + column_ - stream_.column();
-#pragma unroll
-    for (int tile = 0; tile < 2; ++tile) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        x[tile][e] = values[(8 * tile + e % 2) * stride + e / 2 * 8] - x[tile][e];
-      }
-    }
-  }
-
-  __device__ int entries() const {
-    return 1 << call_.layout.entry_shift;
-  }  // of a token
-
-  // Calls visit(token, entry, half of the column's, element) for what the lane has of the warp's
-  // entries, of tokens from `first` on.
-  template <class Visit>
-  __device__ void ForEntries(int chunk, int first, OwnTokens& own, const Visit& visit) const {
-    const int begin = chunks_.begin(chunk), end = chunks_.end(chunk);
-#pragma unroll
-    for (int tile = 0; tile < 2; ++tile) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int n = kMma * split_ + 2 * t_ + 8 * tile + e % 2;
-        const int t = begin + (n >> call_.layout.entry_shift);
-        if (t >= first && t < end && column_ + e / 2 * 8 < args_.shape.value_dim) {
-          visit(t, n & (entries() - 1), e / 2, own[tile][e]);
-        }
-      }
-    }
-  }
-
-  // Puts what the row's last tokens write into their ring.
-  __device__ void Keep(int chunk, OwnTokens& own) {
-    const int kept = row_.tokens - args_.window.ring();
-    if (chunks_.end(chunk) > kept) {
-      ForEntries(chunk, kept < 0 ? 0 : kept, own, [&](int t, int entry, int half, float x) {
-        *head_.ValueOf(entries(), t, entry, column_ + 8 * half) = x;
-      });
-    }
-  }
-
-  __device__ void Write(int chunk, int query, OwnTokens& own) const {
-    const int value_dim = args_.shape.value_dim;
-    const int stride = args_.shape.output_heads() * value_dim;
-    float* const out = out_ + query * value_dim;
-    ForEntries(chunk, 0, own, [&](int t, int entry, int half, float x) {
-      if (entry == entries() - 1) {
-        out[int64_t{t} * stride + 8 * half] = x;
-      }
-    });
-  }
-
   __device__ static const std::byte* Tile(const std::byte* stage, int slab, int tile) {
     return stage + (kMmas * slab + tile) * kParts * kTileBytes;
   }
 
-  // out^T = S^T X^T, X being the rows of the next steps; returns the square after them.
-  __device__ const std::byte* ReadState(PassTokens& out) {
+  __device__ void SubtractFromValues(int chunk, OwnTokens& own) {
+    lane_.SubtractFromValues(stream_.Values(chunk) + in_block_, value_stride_, own);
+    stream_.FreeValues(chunk);
+  }
+
+  // Shows the state to the group's warps.
+  __device__ void GiveState(int room) {
 #pragma unroll
-    for (int tile = 0; tile < 2 * kMmas; ++tile) {
-      Clear(out[tile]);
+    for (int slab = 0; slab < Shape::kSlabs * Shape::kSteps; ++slab) {
+      splits_.GiveState(
+          room,
+          slab / Shape::kSlabs * Shape::kStepSlabs + split_ * Shape::kSlabs + slab % Shape::kSlabs,
+          SplitA<kParts>(lane_.state()[2 * slab], lane_.state()[2 * slab + 1]));
     }
+  }
+
+  // own^T = S^T X^T for the warp's rows of X, which come in the next steps; returns the square
+  // after them, with the last step still held.
+  __device__ const std::byte* ReadState(int room, OwnTokens& own) {
+    OwnTokens sums[2] = {};  // of slabs by turns, as a sum waits for the one before
     const std::byte* stage = nullptr;
 #pragma unroll
-    for (int step = 0; step < Stream::kSteps; ++step) {
+    for (int step = 0; step < Shape::kSteps; ++step) {
+      if (step > 0) {
+        stream_.Free();
+      }
       stage = stream_.Next();
 #pragma unroll
-      for (int slab = 0; slab < kSlabs; ++slab) {
-        const int tile = 2 * (kSlabs * step + slab);
-        const MmaA<kParts> a = SplitA<kParts>(state_[tile], state_[tile + 1]);
-#pragma unroll
-        for (int i = 0; i < kMmas; ++i) {
-          MmaOfTile<kParts>(a, Tile(stage, split_ * kSlabs + slab, i), out[2 * i], out[2 * i + 1]);
-        }
+      for (int slab = 0; slab < Shape::kStepSlabs; ++slab) {
+        float(&sum)[2][4] = sums[slab % 2];
+        MmaOfTile<kParts>(splits_.TakeState(room, Shape::kStepSlabs * step + slab),
+                          Tile(stage, slab, split_), sum[0], sum[1]);
       }
     }
-    return stage + Stream::kSquare;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      own[i / 4][i % 4] = sums[0][i / 4][i % 4] + sums[1][i / 4][i % 4];
+    }
+    return stage + Room::kSquare;
+  }
+
+  // own^T += U^T X^T for the warp's rows of a square X.
+  __device__ void AddTokens(int room, const std::byte* square, OwnTokens& own) const {
+#pragma unroll
+    for (int j = 0; j < kSplits; ++j) {
+      MmaOfTile<kParts>(splits_.Take(room, j), Tile(square, j, split_), own[0], own[1]);
+    }
   }
 
   // u of the warp's entries.
-  __device__ void Erase(int chunk, OwnTokens& own) {
-    PassTokens tokens;
-    const std::byte* const square = ReadState(tokens);
-    splits_.Sum(tokens, own);
+  __device__ void Erase(int chunk, int state_room, OwnTokens& own) {
+    const std::byte* const square = ReadState(state_room, own);
     SubtractFromValues(chunk, own);
     splits_.Give(0, SplitA<kParts>(own[0], own[1]));
     splits_.Sync();
-    Clear(own[0]);
-    Clear(own[1]);
-    for (int j = 0; j <= split_; ++j) {
-      MmaOfTile<kParts>(splits_.Take(0, j), Tile(square, j, split_), own[0], own[1]);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      own[i / 4][i % 4] = 0;
+    }
+    AddTokens(0, square, own);
+    stream_.Free();
+    if constexpr (Splits::kRooms == 1) {
+      splits_.Sync();
     }
   }
 
   // Takes a segment of the chunk's entries in: steps [begin, end) of 16.
-  __device__ void Fold(int operand, int segment, int begin, int end) {
+  __device__ void Fold(int room, int segment, int begin, int end) {
 #pragma unroll
-    for (int step = 0; step < Stream::kSteps; ++step) {
-      const int first = split_ * kSlabs;  // of the step
-      const std::byte* const stage = stream_.Next() + first / kMmas * Stream::kFoldStage;
-      const auto* decays = reinterpret_cast<const float*>(stage + Stream::kStage) +
-                           segment * kSlice + first % kMmas * kMma + 2 * t_;
-      float(*const state)[4] = state_ + 2 * kSlabs * step;
+    for (int step = 0; step < Shape::kSteps; ++step) {
+      const int first = split_ * Shape::kSlabs;  // of the step
+      const std::byte* const stage = stream_.Next() + first / kMmas * Room::kFoldStage;
+      const auto* decays = reinterpret_cast<const float*>(stage + Room::kStage) + segment * kSlice +
+                           first % kMmas * kMma + 2 * t_;
 #pragma unroll
-      for (int slab = 0; slab < kSlabs; ++slab) {
+      for (int slab = 0; slab < Shape::kSlabs; ++slab) {
         // Added up by themselves: tensor cores cut their sums off, which would pull a state that
         // never forgets towards 0 with every product.
         float sums[2][4] = {};
 #pragma unroll
         for (int j = 0; j < kMmas; ++j) {
           if (j >= begin && j < end) {
-            MmaOfTile<kParts>(splits_.Take(operand, j), Tile(stage, first % kMmas + slab, j),
-                              sums[0], sums[1]);
+            MmaOfTile<kParts>(splits_.Take(room, j), Tile(stage, j, first % kMmas + slab), sums[0],
+                              sums[1]);
           }
         }
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int tile = 2 * slab + half;
-          const float2 decay = *reinterpret_cast<const float2*>(decays + 8 * tile);
-          state[tile][0] = fmaf(state[tile][0], decay.x, sums[half][0]);
-          state[tile][1] = fmaf(state[tile][1], decay.y, sums[half][1]);
-          state[tile][2] = fmaf(state[tile][2], decay.x, sums[half][2]);
-          state[tile][3] = fmaf(state[tile][3], decay.y, sums[half][3]);
+          lane_.FoldTile(2 * Shape::kSlabs * step + tile,
+                         *reinterpret_cast<const float2*>(decays + 8 * tile), sums[half]);
         }
       }
+      stream_.Free();
     }
-    if (args_.state_dtype == DType::kBF16) {
-#pragma unroll
-      for (int i = 0; i < 4 * kTiles; ++i) {
-        state_[i / 4][i % 4] = Rounded<__nv_bfloat16>(state_[i / 4][i % 4]);
-      }
-    }
+    lane_.RoundState();
+  }
+
+  __device__ void StoreState() {
+    HealthPart parts[2];
+    lane_.StoreState(parts);
+    splits_.Sum(parts);
+    lane_.StoreHealth(parts, split_ == 0);
   }
 
   __device__ void Chunk(int chunk) {
+    constexpr bool kOneRoom = Splits::kRooms == 1;
+    const int state_room = kOneRoom ? 0 : chunk % 2;
+    const int room = kOneRoom ? 0 : kErases ? 1 : chunk % 2;  // of what is written
     OwnTokens own = {};
-    stream_.FetchValues(chunk + 1);
+    if constexpr (kOneRoom) {
+      splits_.Sync();
+    }
+    GiveState(state_room);
     if constexpr (kErases) {
-      Erase(chunk, own);
+      splits_.Sync();
+      Erase(chunk, state_room, own);
     } else {
       SubtractFromValues(chunk, own);
     }
-    const MmaA<kParts> u = SplitA<kParts>(own[0], own[1]);
-    const int operand = kErases ? 1 : chunk % 2;  // the last chunk's may still be read
-    splits_.Give(operand, u);
-    Keep(chunk, own);
+    splits_.Give(room, SplitA<kParts>(own[0], own[1]));
+    splits_.Sync();
+    lane_.Keep(chunk, own);
 #pragma unroll 1
-    for (int query = 0; query < call_.layout.queries; ++query) {
-      PassTokens tokens;
-      const std::byte* const square = ReadState(tokens);
-#pragma unroll
-      for (int i = 0; i < kMmas; ++i) {
-        if (i >= split_) {
-          MmaOfTile<kParts>(u, Tile(square, split_, i), tokens[2 * i], tokens[2 * i + 1]);
-        }
-      }
-      splits_.Sum(tokens, own);
-      Write(chunk, query, own);
+    for (int query = 0; query < queries_; ++query) {
+      const std::byte* const square = ReadState(state_room, own);
+      AddTokens(room, square, own);
+      stream_.Free();
+      lane_.Write(chunk, query, own);
     }
-    stream_.AwaitValues();
-    const int store = entries() * chunks_.store(chunk) / kMma;
+    const int store = lane_.StoredSteps(chunk);
     int done = 0;
 #pragma unroll 1
-    for (int left = stream_.segments(chunk); left > 0; --left) {
+    for (int left = FoldedSegments(lane_.chunks(), chunk); left > 0; --left) {
       const bool stores = done < store;
-      Fold(operand, stores ? 0 : 1, done, stores ? store : kMmas);
+      Fold(room, stores ? 0 : 1, done, stores ? store : kMmas);
       done = store;
       if (stores) {
         StoreState();
@@ -292,34 +215,34 @@ class Passer {
     }
   }
 
-  const PromptCall& call_;
-  const AdvanceArgs& args_;
-  const unsigned row_index_;
-  const Row row_;
-  const Chunks chunks_;
-  const int head_index_;
-  const PassView head_;
-  Stream stream_;
+  const int queries_;
   const Splits splits_;
   const int split_;  // which of the keys and entries are this warp's
-  const int g_;
   const int t_;
-  const int column_;  // of this lane; it has column_ + 8, too
-  float* const out_;  // its outputs for token 0
-  float state_[kTiles][4];
+  const int in_block_;  // the lane's first column
+  const int value_stride_;
+  PassStream<Room> stream_;
+  PassLane<Shape::kTiles, typename Shape::Keys> lane_;
 };
 
 template <int kKeys, bool kErases, int kParts>
-__global__ void __launch_bounds__(PassStream<kKeys, kParts>::kMaxThreads)
+__global__ void __launch_bounds__(PassShape<kKeys, kParts>::kMaxThreads)
     Pass(const __grid_constant__ PromptCall call, int buffers) {
   extern __shared__ __align__(128) std::byte shared[];
+  using Room = typename PassShape<kKeys, kParts>::Room;
+  const Room room(shared, buffers);
+  room.Init();
   AwaitInputs();
-  Passer<kKeys, kErases, kParts> passer(call, static_cast<int>(blockIdx.z),
-                                        static_cast<int>(blockIdx.y), buffers, shared);
-  passer.Run();
+  const auto head = static_cast<int>(blockIdx.y), prompt = static_cast<int>(blockIdx.z);
+  if (room.Copies()) {
+    PassSource<Room>(call, prompt, head, room).Run();
+  } else {
+    Passer<kKeys, kErases, kParts>(call, prompt, head, room).Run();
+  }
 }
 
-int MostShared() {
+// Of a block, in bytes.
+int MostSharedBytes() {
   int device = 0, most = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
@@ -328,27 +251,31 @@ int MostShared() {
 
 template <int kKeys, bool kErases, int kParts>
 void RunPass(const PromptCall& call, cudaStream_t stream) {
-  using Stream = PassStream<kKeys, kParts>;
+  using Shape = PassShape<kKeys, kParts>;
   const MemoryShape& shape = call.advance.args.shape;
   const auto kernel = Pass<kKeys, kErases, kParts>;
   // Warps of a block share what they read of the weights; blocks make use of the device.
-  constexpr unsigned kMultiprocessors = 100;
   const unsigned others = static_cast<unsigned>(shape.heads * call.rows.count);
   const unsigned columns = CeilDiv(shape.value_dim, kPassColumns);
-  const int most = MostShared();
-  const bool all = Stream::SharedBytes(1, Stream::kMostBuffers) <= most;
-  const int buffers = all ? Stream::kMostBuffers : Stream::kLeastBuffers;
-  int groups = Stream::kMaxGroups;
-  while (groups > 1 && (CeilDiv(columns, groups) * others < kMultiprocessors ||
-                        Stream::SharedBytes(groups, buffers) > most)) {
+  const int most = MostSharedBytes();
+  const auto blocks_of = [&](int groups) { return CeilDiv(columns, groups) * others; };
+  int groups = Shape::kMaxGroups;
+  while (groups > 1 &&
+         (blocks_of(groups) < kLeastBlocks || Shape::Bytes(groups, Shape::kLeastBuffers) > most)) {
     groups /= 2;
   }
-  const int bytes = Stream::SharedBytes(groups, buffers);
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  // If there are enough multiprocessors, each block has the shared memory of one: two of them would
+  // share one that is free first, while others have none.
+  const bool alone = blocks_of(groups) <= static_cast<unsigned>(Multiprocessors());
+  const int buffers = alone && Shape::Bytes(groups, Shape::kMostBuffers) <= most
+                          ? Shape::kMostBuffers
+                          : Shape::kLeastBuffers;
+  const int bytes = alone ? most : Shape::Bytes(groups, buffers);
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
   const dim3 blocks(CeilDiv(columns, groups), static_cast<unsigned>(shape.heads),
                     static_cast<unsigned>(call.rows.count));
-  Launch(kernel, {blocks, 32 * kSplits * groups, static_cast<size_t>(bytes)}, stream, call,
-         buffers);
+  Launch(kernel, {blocks, 32 * (kSplits * groups + kCopyWarps), static_cast<size_t>(bytes)}, stream,
+         call, buffers);
 }
 
 // Calls visit.template operator()<kKeys, kParts>().
@@ -372,10 +299,10 @@ auto VisitPass(const WeightLayout& layout, const Visit& visit) {
 
 bool PassFits(const WeightLayout& layout) {
   const int least = VisitPass(layout, [&]<int kKeys, int kParts>() {
-    using Stream = PassStream<kKeys, kParts>;
-    return Stream::SharedBytes(1, Stream::kLeastBuffers);
+    using Shape = PassShape<kKeys, kParts>;
+    return Shape::Bytes(1, Shape::kLeastBuffers);
   });
-  return least <= MostShared();
+  return least <= MostSharedBytes();
 }
 
 void PassPrompts(const PromptCall& call, cudaStream_t stream) {

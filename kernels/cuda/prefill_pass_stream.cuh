@@ -1,5 +1,5 @@
-// What a block that takes rows from chunk to chunk (kernels/cuda/prefill_pass.cu) reads, on its
-// way through shared memory. For .cu files.
+// What a block that takes rows from chunk to chunk (kernels/cuda/prefill_pass.cu) reads: its last
+// warps copy weights and values into shared memory, the others take them from there. For .cu files.
 #ifndef EVENFLOW_KERNELS_CUDA_PREFILL_PASS_STREAM_CUH_
 #define EVENFLOW_KERNELS_CUDA_PREFILL_PASS_STREAM_CUH_
 
@@ -7,201 +7,264 @@
 
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/head_view.cuh"
-#include "kernels/cuda/prefill_splits.cuh"
+#include "kernels/cuda/prefill.cuh"
 
 namespace evenflow {
 
 // No memory's type is needed: what differs is in the weights.
 using PassView = HeadView<LinearAttention>;
 
-// Weights of a row's head step by step, and the values of its chunks. A step brings the stages of
-// some slices of 64 keys, as WeightLayout has them, the last of a read also T or A.
-template <int kKeys, int kParts>
-class PassStream {
+inline constexpr int kReaders = 4;       // warps that share columns
+inline constexpr int kValueCopiers = 2;  // warps
+inline constexpr int kCopyWarps = 1 + kValueCopiers;
+
+// A block's shared memory. Weights come step by step: a step brings the stages of kSlices slices of
+// 64 keys, as WeightLayout has them, the last of kSteps for a read also T or A. Values come chunk
+// by chunk. Groups of 4 warps have kColumns columns each.
+template <int kSlicesOfStep, int kStepsOfRead, int kParts, int kColumns>
+class PassRoom {
  public:
+  static constexpr int kSlices = kSlicesOfStep;
+  static constexpr int kSteps = kStepsOfRead;
   static constexpr int kStage = kMmas * kMmas * kParts * kTileBytes;  // as WeightLayout has it
   static constexpr int kFoldStage = kStage + kSegments * kSlice * static_cast<int>(sizeof(float));
+  static constexpr int kSquare = kSlices * kStage;  // where T or A begins
 
-  static constexpr int kSlices = kParts == kFastParts ? kKeys / kSlice  // of a step
-                                                      : std::min(2, kKeys / kSlice);
-  static constexpr int kSteps = kKeys / kSlice / kSlices;  // that bring all keys
-  static constexpr int kSquare = kSlices * kStage;         // where T or A begins
+  // Of values: 8 rows lie in banks of their own.
+  __host__ __device__ static constexpr int ValueStride(int columns) { return columns + 4; }
 
-  static constexpr int kMaxGroups = kSlices * kParts <= 2 ? 4 : 2;  // of columns of a block
-  static constexpr int kMaxThreads = 32 * kSplits * kMaxGroups;
-
-  static constexpr int kLeastBuffers = 2;  // of a step's weights
-  static constexpr int kMostBuffers = kParts == kFastParts ? 3 : 2;
-
-  static int SharedBytes(int groups, int buffers) {
-    return kBarrierBytes + buffers * kBufferBytes + ValueBytes(groups * kPassColumns) +
-           groups * WarpSplits<kParts>::kBytes;
+  static int Bytes(int groups, int buffers) {
+    return kBarrierBytes + buffers * kBufferBytes + ValueBytes(groups * kColumns);
   }
 
-  __device__ PassStream(const PromptCall& call, int item, int head, const PassView& view,
-                        const Chunks& chunks, int buffers, std::byte* shared)
-      : view_(view),
-        chunks_(chunks),
-        buffers_(buffers),
-        barriers_(reinterpret_cast<CopyBarrier*>(shared)),
-        weights_(shared + kBarrierBytes),
-        values_(reinterpret_cast<float*>(weights_ + buffers * kBufferBytes)),
-        columns_(static_cast<int>(blockDim.x) / (32 * kSplits) * kPassColumns),
-        value_dim_(call.advance.args.shape.value_dim),
-        token_stride_(call.advance.args.shape.value_heads * value_dim_),
-        wide_(call.wide),
-        count_(chunks.count()),
-        entry_shift_(call.layout.entry_shift),
-        writing_(call.layout.writing),
-        plain_steps_(call.layout.reads() * kSteps),
-        item_bytes_(int64_t{call.advance.args.shape.heads} * call.layout.bytes()),
-        first_(call.Weights(item, head)),
-        first_value_(view.InputValue(0)) {}
+  __device__ PassRoom(std::byte* shared, int buffers)
+      : shared_(shared), buffers_(buffers), groups_(static_cast<int>(blockDim.x) / 32 / kReaders) {}
 
-  // The block's first column.
-  __device__ int column() const { return static_cast<int>(blockIdx.x) * columns_; }
-
-  // Which of a chunk's segments are folded: none of the last one's that is not stored.
-  __device__ int segments(int chunk) const {
-    const int store = chunks_.store(chunk);
-    const bool rest = chunk + 1 < count_ && store < chunks_.end(chunk) - chunks_.begin(chunk);
-    return (store > 0 ? 1 : 0) + (rest ? 1 : 0);
-  }
-
-  // All threads of the block, as below. Brings the first chunk's values.
-  __device__ void Begin() {
-    FetchValues(0);
+  // All threads of the block.
+  __device__ void Init() const {
     if (threadIdx.x == 0) {
       for (int i = 0; i < buffers_; ++i) {
-        barriers_[i].Init();
+        weights_here(i).Init();
+        weights_free(i).Init(kReaders * groups_);
+      }
+      for (int i = 0; i < 2; ++i) {
+        values_here(i).Init(32 * kValueCopiers);
+        values_free(i).Init(kReaders * groups_);
       }
       CopyBarrier::FenceInit();
     }
-    AwaitValues();
     __syncthreads();
-    for (int i = 0; i < buffers_ - 1; ++i) {
-      Fetch();
-    }
   }
 
-  // The next step's weights; they stay until the next call. A barrier of the block.
-  __device__ const std::byte* Next() {
-    barriers_[oldest_].Wait(parity_);
-    __syncthreads();  // all are done with what came before, whose buffer is free
-    const std::byte* const oldest = weights_ + oldest_ * kBufferBytes;
-    oldest_ = oldest_ + 1 == buffers_ ? 0 : oldest_ + 1;
-    parity_ ^= oldest_ == 0 ? 1 : 0;
-    Fetch();
-    return oldest;
+  // Whether this warp copies.
+  __device__ bool Copies() const { return Copier() >= 0; }
+
+  // Which of the warps that do; negative if it does not.
+  __device__ int Copier() const { return static_cast<int>(threadIdx.x) / 32 - kReaders * groups_; }
+
+  __device__ int buffers() const { return buffers_; }
+
+  __device__ int columns() const { return groups_ * kColumns; }
+
+  // The block's first column.
+  __device__ int column() const { return static_cast<int>(blockIdx.x) * columns(); }
+
+  __device__ CopyBarrier& weights_here(int buffer) const {
+    return reinterpret_cast<CopyBarrier*>(shared_)[buffer];
   }
 
-  // Begins to copy a chunk's values, if there is such a chunk.
-  __device__ void FetchValues(int chunk) const {
-    if (chunk >= count_) {
-      return;
-    }
-    const int begin = chunks_.begin(chunk), end = chunks_.end(chunk);
-    const int pieces = columns_ / 4;  // 4, 8 or 16 of a token
-    const int tokens = static_cast<int>(blockDim.x) / pieces;
-    const int c = static_cast<int>(threadIdx.x) % pieces * 4;
-    const int count = value_dim_ - column() - c;
-    const int from = count > 0 ? column() + c : 0;
-    float* const values = Values(chunk) + c;
-#pragma unroll 1
-    for (int n = static_cast<int>(threadIdx.x) / pieces; n < kChunk; n += tokens) {
-      const int t = begin + (n >> entry_shift_), entry = n & ((1 << entry_shift_) - 1);
-      const bool there = t < 0 || (t < end && (writing_ >> entry & 1) != 0);
-      const float* of = first_value_ + from;
-      if (t < 0) {
-        of = view_.ValueOf(1 << entry_shift_, t, entry, from);
-      } else if (there) {
-        of += int64_t{t} * token_stride_;
-      }
-      CopyFour(values + n * value_stride(), of, there ? count : 0, wide_);
-    }
-    CommitCopies();
+  // Warps arrive, here and below.
+  __device__ ArrivalBarrier& weights_free(int buffer) const {
+    return arrivals()[kMaxBuffers + buffer];
   }
 
-  // After it and the block's next barrier the values are there.
-  __device__ void AwaitValues() const {
-    WaitForCopies<0>();
+  __device__ ArrivalBarrier& values_here(int chunk) const {
+    return arrivals()[2 * kMaxBuffers + chunk % 2];
   }
 
-  // Those of a chunk's entries [64, columns], 0 where there is none.
-  __device__ float* Values(int chunk) const {
-    return values_ + chunk % 2 * kChunk * value_stride();
+  __device__ ArrivalBarrier& values_free(int chunk) const {
+    return arrivals()[2 * kMaxBuffers + 2 + chunk % 2];
   }
 
-  __device__ int value_stride() const {
-    return ValueStride(columns_);
+  __device__ std::byte* weights(int buffer) const {
+    return shared_ + kBarrierBytes + buffer * kBufferBytes;
   }
 
-  // WarpSplits' room.
-  __device__ std::byte* exchange() const {
-    return reinterpret_cast<std::byte*>(values_) + ValueBytes(columns_);
+  // Of a chunk's entries [64, columns], 0 where there is none.
+  __device__ float* values(int chunk) const {
+    return reinterpret_cast<float*>(weights(buffers_)) + chunk % 2 * kChunk * value_stride();
   }
+
+  __device__ int value_stride() const { return ValueStride(columns()); }
+
+  // What lies behind.
+  __device__ std::byte* after() const { return weights(buffers_) + ValueBytes(columns()); }
 
  private:
   static constexpr int kBufferBytes = std::max(kSquare + kStage, kSlices* kFoldStage);
   static constexpr int kBarrierBytes = 128;
-  static_assert(kMostBuffers * sizeof(CopyBarrier) <= kBarrierBytes);
-
-  // 8 rows lie in banks of their own.
-  __host__ __device__ static int ValueStride(int columns) {
-    return columns + 4;
-  }
+  static constexpr int kMaxBuffers = 6;
+  static_assert((2 * kMaxBuffers + 4) * sizeof(CopyBarrier) <= kBarrierBytes);
+  static_assert(sizeof(CopyBarrier) == sizeof(ArrivalBarrier));
 
   __host__ __device__ static int ValueBytes(int columns) {
     return 2 * kChunk * ValueStride(columns) * static_cast<int>(sizeof(float));
   }
 
-  // Begins to copy the weights that come after the last that were fetched. The first warp does.
-  __device__ void Fetch() {
-    if (threadIdx.x >= 32 || chunk_ >= count_) {
-      return;
-    }
-    if (step_ == 0) {
-      from_ = first_ + chunk_ * item_bytes_;
-      steps_ = plain_steps_ + kSteps * segments(chunk_);
-    }
-    const bool square = step_ % kSteps == kSteps - 1;
-    const int bytes =
-        step_ >= plain_steps_ ? kSlices * kFoldStage : kSquare + (square ? kStage : 0);
-    barriers_[newest_].Copy(weights_ + newest_ * kBufferBytes, from_, bytes);
-    barriers_[newest_].ThatIsAll();
-    newest_ = newest_ + 1 == buffers_ ? 0 : newest_ + 1;
-    from_ += bytes;
-    ++step_;
-    if (step_ == steps_) {
-      step_ = 0;
-      ++chunk_;
-    } else if (step_ == plain_steps_ + kSteps) {
-      from_ -= kSteps * kSlices * kFoldStage;  // once more for the second segment
+  __device__ ArrivalBarrier* arrivals() const { return reinterpret_cast<ArrivalBarrier*>(shared_); }
+
+  std::byte* const shared_;  // barriers, weights, values
+  const int buffers_;
+  const int groups_;
+};
+
+// Which of a chunk's segments are folded: none of the last one's that is not stored.
+__device__ inline int FoldedSegments(const Chunks& chunks, int chunk) {
+  const int store = chunks.store(chunk);
+  const bool rest = chunk + 1 < chunks.count() && store < chunks.end(chunk) - chunks.begin(chunk);
+  return (store > 0 ? 1 : 0) + (rest ? 1 : 0);
+}
+
+// The warps that copy, ahead of those that read.
+template <class Room>
+class PassSource {
+ public:
+  __device__ PassSource(const PromptCall& call, int prompt, int head, const Room& room)
+      : call_(call),
+        row_(call.advance.rows[call.rows.row[prompt]]),
+        view_(call.advance, row_, head),
+        chunks_(call, row_),
+        from_(call.Weights(call.rows.first_item[prompt], head)),
+        room_(room) {}
+
+  __device__ void Run() {
+    for (int chunk = 0; chunk < chunks_.count(); ++chunk) {
+      if (room_.Copier() < kValueCopiers) {
+        CopyValues(chunk);
+      } else {
+        CopyWeights(chunk);
+      }
     }
   }
 
+ private:
+  __device__ void CopyValues(int chunk) const {
+    const MemoryShape& shape = call_.advance.args.shape;
+    const int lane = 32 * room_.Copier() + static_cast<int>(threadIdx.x) % 32;
+    const int pieces = room_.columns() / 4;        // 4, 8 or 16 of an entry
+    const int rows = 32 * kValueCopiers / pieces;  // entries at once: whole tokens
+    const int shift = call_.layout.entry_shift;
+    int n = lane / pieces;
+    const int entry = n & ((1 << shift) - 1), c = lane % pieces * 4;
+    const int count = shape.value_dim - room_.column() - c;
+    const int from = count > 0 ? room_.column() + c : 0;
+    const int to_step = rows * room_.value_stride();
+    float* to = room_.values(chunk) + n * room_.value_stride() + c;
+    int t = chunks_.begin(chunk) + (n >> shift);
+    if (chunk >= 2) {
+      room_.values_free(chunk).Wait((chunk / 2 + 1) % 2);
+    }
+    for (; n < kChunk && t < 0; n += rows, t += rows >> shift, to += to_step) {
+      CopyFour(to, view_.ValueOf(1 << shift, t, entry, from), count, call_.wide);
+    }
+    const int left = (call_.layout.writing >> entry & 1) != 0 ? chunks_.end(chunk) - t : 0;
+    const int64_t token = int64_t{shape.value_heads} * shape.value_dim;
+    const int64_t step = token * (rows >> shift);
+    const float* of = view_.InputValue(0) + t * token + from;
+#pragma unroll 4
+    for (int i = 0; n < kChunk; n += rows, i += rows >> shift, to += to_step, of += step) {
+      const bool there = i < left;
+      CopyFour(to, there ? of : view_.InputValue(0), there ? count : 0, call_.wide);
+    }
+    room_.values_here(chunk).ArriveAfterCopies();
+  }
+
+  // What the chunk's steps read.
+  __device__ void CopyWeights(int chunk) {
+    constexpr int kFolds = Room::kSlices * Room::kFoldStage;
+    const WeightLayout& layout = call_.layout;
+    const std::byte* from = from_;
+    for (int read = 0; read < layout.reads(); ++read) {
+      for (int step = 0; step < Room::kSteps; ++step) {
+        const bool last = step == Room::kSteps - 1;
+        const int bytes = Room::kSquare + (last ? Room::kStage : 0);
+        CopyStep(from, bytes);
+        from += bytes;
+      }
+    }
+    for (int left = FoldedSegments(chunks_, chunk); left > 0; --left) {
+      for (int step = 0; step < Room::kSteps; ++step) {
+        CopyStep(from + step * kFolds, kFolds);
+      }
+    }
+    from_ += int64_t{call_.advance.args.shape.heads} * layout.bytes();
+  }
+
+  __device__ void CopyStep(const std::byte* from, int bytes) {
+    if (used_) {
+      room_.weights_free(buffer_).Wait(parity_ ^ 1);
+    }
+    room_.weights_here(buffer_).Copy(room_.weights(buffer_), from, bytes);
+    room_.weights_here(buffer_).ThatIsAll();
+    if (++buffer_ == room_.buffers()) {
+      buffer_ = 0;
+      parity_ ^= 1;
+      used_ = true;
+    }
+  }
+
+  const PromptCall& call_;
+  const Row row_;
   const PassView view_;
   const Chunks chunks_;
-  const int buffers_;
-  CopyBarrier* const barriers_;  // then weights, values, the exchange
-  std::byte* const weights_;
-  float* const values_;
-  const int columns_;
-  const int value_dim_;
-  const int token_stride_;  // of values
-  const bool wide_;
-  const int count_;  // chunks
-  const int entry_shift_;
-  const uint32_t writing_;
-  const int plain_steps_;
-  const int64_t item_bytes_;  // of a chunk, all heads
-  const std::byte* const first_;
-  const float* const first_value_;
-  const std::byte* from_ = nullptr;  // of the next to be fetched
-  int chunk_ = 0;
-  int step_ = 0;   // in that chunk
-  int steps_ = 0;  // of that chunk
-  int newest_ = 0;
+  const std::byte* from_;  // the next chunk's weights
+  const Room& room_;
+  bool used_ = false;  // all buffers
+  int buffer_ = 0;
+  int parity_ = 0;
+};
+
+// What the other warps take, each by itself and in whole.
+template <class Room>
+class PassStream {
+ public:
+  __device__ explicit PassStream(const Room& room) : room_(room) {}
+
+  // The next step's weights; they stay until they are freed.
+  __device__ const std::byte* Next() {
+    room_.weights_here(next_).Wait(parity_);
+    const std::byte* const weights = room_.weights(next_);
+    if (++next_ == room_.buffers()) {
+      next_ = 0;
+      parity_ ^= 1;
+    }
+    return weights;
+  }
+
+  // Those of the oldest step that is not free.
+  __device__ void Free() {
+    Free(room_.weights_free(oldest_));
+    oldest_ = oldest_ + 1 == room_.buffers() ? 0 : oldest_ + 1;
+  }
+
+  // They stay until they are freed.
+  __device__ const float* Values(int chunk) const {
+    room_.values_here(chunk).Wait(chunk / 2 % 2);
+    return room_.values(chunk);
+  }
+
+  __device__ void FreeValues(int chunk) const { Free(room_.values_free(chunk)); }
+
+ private:
+  __device__ static void Free(ArrivalBarrier& barrier) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+      barrier.Arrive();
+    }
+  }
+
+  const Room room_;
+  int next_ = 0;
   int oldest_ = 0;
   int parity_ = 0;
 };

@@ -6,8 +6,11 @@
 
 namespace evenflow {
 
-struct Slice {
+struct alignas(16) Slice {
   float x[kChunk][kStride];  // [entry, key]
+
+  // Of keys k and k + 1; k is even.
+  __device__ float2 Pair(int n, int k) const { return *reinterpret_cast<const float2*>(&x[n][k]); }
 };
 
 template <bool kOwnKeys>

@@ -3,32 +3,31 @@
 #ifndef EVENFLOW_KERNELS_CUDA_PREFILL_SPLITS_CUH_
 #define EVENFLOW_KERNELS_CUDA_PREFILL_SPLITS_CUH_
 
-#include "kernels/cuda/prefill.cuh"
+#include <algorithm>
+
+#include "kernels/cuda/prefill_pass_stream.cuh"
 
 namespace evenflow {
 
-inline constexpr int kPassColumns = 16;  // of a warp
-inline constexpr int kSplits = 4;        // adjacent warps that share keys, and a chunk's tokens
-using PassTokens = float[2 * kMmas][4];  // [16 columns, 64 tokens], as products leave them
-using OwnTokens = float[2 * kMmas / kSplits][4];  // those of a warp, from 16 split on
+inline constexpr int kPassColumns = 16;   // of a warp
+inline constexpr int kSplits = kReaders;  // adjacent warps that share keys, and a chunk's tokens
+using OwnTokens = float[2 * kMmas / kSplits][4];  // [16 columns, 16 tokens], as products leave them
 
-// Each part of the room is written again only after a barrier that follows its last read: that of
-// the weights' stream or Sync.
-template <int kParts>
+// What the warps show each other, as operands of products: the state, by keys, and a chunk's
+// tokens. Each part of the room is written again only after a Sync that follows its last read.
+template <int kKeys, int kParts>
 class WarpSplits {
  public:
   static_assert(kMmas == kSplits);
-  static constexpr int kOperands = 2;  // of 64 tokens each, that are there at once
-  static constexpr int kSumBytes = kSplits * sizeof(PassTokens) * 32;
-  static constexpr int kBytes = kSumBytes + kOperands * kMmas * kParts * kTileBytes;
+  static constexpr int kRooms = kParts == kFastParts ? 2 : 1;  // for a state, and for 64 tokens
 
   // `shared`: kBytes for each group of warps.
   __device__ explicit WarpSplits(std::byte* shared)
       : lane_(static_cast<int>(threadIdx.x) % 32),
         split_(static_cast<int>(threadIdx.x) / 32 % kSplits),
         group_(static_cast<int>(threadIdx.x) / (32 * kSplits)),
-        sums_(reinterpret_cast<float4*>(shared + group_ * kBytes)),
-        operands_(reinterpret_cast<uint4*>(shared + group_ * kBytes + kSumBytes)) {}
+        state_(reinterpret_cast<uint4*>(shared + group_ * kBytes)),
+        tokens_(reinterpret_cast<uint4*>(shared + group_ * kBytes + kStateBytes)) {}
 
   __device__ int lane() const { return lane_; }
 
@@ -40,31 +39,10 @@ class WarpSplits {
     asm volatile("bar.sync %0, %1;" ::"r"(1 + group_), "n"(32 * kSplits) : "memory");
   }
 
-  // Adds up what the warps have of each token, for the one that owns it.
-  __device__ void Sum(const PassTokens& tokens, OwnTokens& own) const {
-#pragma unroll
-    for (int tile = 0; tile < 2 * kMmas; ++tile) {
-      const float(&x)[4] = tokens[tile];
-      *Part(tile, split_) = make_float4(x[0], x[1], x[2], x[3]);
-    }
-    Sync();
-#pragma unroll
-    for (int tile = 0; tile < 2; ++tile) {
-      float4 x[kSplits];
-#pragma unroll
-      for (int s = 0; s < kSplits; ++s) {
-        x[s] = *Part(2 * split_ + tile, s);
-      }
-      own[tile][0] = (x[0].x + x[1].x) + (x[2].x + x[3].x);
-      own[tile][1] = (x[0].y + x[1].y) + (x[2].y + x[3].y);
-      own[tile][2] = (x[0].z + x[1].z) + (x[2].z + x[3].z);
-      own[tile][3] = (x[0].w + x[1].w) + (x[2].w + x[3].w);
-    }
-  }
-
-  // What the same lanes have.
+  // Adds up what the same lanes of all warps have; in a state's room.
   __device__ void Sum(HealthPart (&parts)[2]) const {
-    auto* const room = reinterpret_cast<HealthPart*>(sums_) + 2 * lane_;
+    Sync();
+    auto* const room = reinterpret_cast<HealthPart*>(state_) + 2 * lane_;
     room[64 * split_] = parts[0];
     room[64 * split_ + 1] = parts[1];
     Sync();
@@ -77,23 +55,50 @@ class WarpSplits {
         parts[i].non_finite += other.non_finite;
       }
     }
+    Sync();
   }
 
-  // Shows the warp's tokens to the others, as an operand.
-  __device__ void Give(int operand, const MmaA<kParts>& own) const {
-#pragma unroll
-    for (int p = 0; p < kParts; ++p) {
-      const uint32_t(&x)[4] = own.part[p];
-      *Operand(operand, split_, p) = make_uint4(x[0], x[1], x[2], x[3]);
-    }
+  // Shows the others the state of keys [16 slab, 16 slab + 16).
+  __device__ void GiveState(int room, int slab, const MmaA<kParts>& keys) const {
+    Put(state_, kSlabs * room + slab, keys);
+  }
+
+  __device__ MmaA<kParts> TakeState(int room, int slab) const {
+    return Get(state_, kSlabs * room + slab);
+  }
+
+  // Shows the others the warp's tokens.
+  __device__ void Give(int room, const MmaA<kParts>& own) const {
+    Put(tokens_, kSplits * room + split_, own);
   }
 
   // The tokens of warp `split`.
-  __device__ MmaA<kParts> Take(int operand, int split) const {
+  __device__ MmaA<kParts> Take(int room, int split) const {
+    return Get(tokens_, kSplits * room + split);
+  }
+
+ private:
+  static constexpr int kSlabs = kKeys / kMma;
+  static constexpr int kHealthBytes = kSplits * 2 * 32 * static_cast<int>(sizeof(HealthPart));
+  static constexpr int kStateBytes = std::max(kRooms * kSlabs * kParts * kTileBytes, kHealthBytes);
+
+ public:
+  static constexpr int kBytes = kStateBytes + kRooms * kSplits * kParts * kTileBytes;
+
+ private:
+  __device__ void Put(uint4* room, int index, const MmaA<kParts>& a) const {
+#pragma unroll
+    for (int p = 0; p < kParts; ++p) {
+      const uint32_t(&x)[4] = a.part[p];
+      room[(index * kParts + p) * 32 + lane_] = make_uint4(x[0], x[1], x[2], x[3]);
+    }
+  }
+
+  __device__ MmaA<kParts> Get(const uint4* room, int index) const {
     MmaA<kParts> a;
 #pragma unroll
     for (int p = 0; p < kParts; ++p) {
-      const uint4 x = *Operand(operand, split, p);
+      const uint4 x = room[(index * kParts + p) * 32 + lane_];
       a.part[p][0] = x.x;
       a.part[p][1] = x.y;
       a.part[p][2] = x.z;
@@ -102,20 +107,11 @@ class WarpSplits {
     return a;
   }
 
- private:
-  __device__ float4* Part(int tile, int split) const {
-    return sums_ + (kSplits * tile + split) * 32 + lane_;
-  }
-
-  __device__ uint4* Operand(int operand, int split, int part) const {
-    return operands_ + ((kMmas * operand + split) * kParts + part) * 32 + lane_;
-  }
-
   const int lane_;
   const int split_;
   const int group_;
-  float4* const sums_;
-  uint4* const operands_;
+  uint4* const state_;   // [room, slab, part, lane]
+  uint4* const tokens_;  // [room, split, part, lane]
 };
 
 }  // namespace evenflow
