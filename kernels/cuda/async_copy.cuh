@@ -87,8 +87,9 @@ class CopyBarrier {
 #endif
   }
 
-  // The whole warp. Both addresses and `bytes` are multiples of 16.
-  __device__ void Copy(void* shared, const void* global, int bytes) {
+  // The whole warp. Both addresses and `bytes` are multiples of 16. once: none will read it soon
+  // again, so the second cache gives it up before anything else.
+  __device__ void Copy(void* shared, const void* global, int bytes, bool once = false) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
 #if __CUDA_ARCH__ >= 900
     if (lane == 0) {
@@ -96,11 +97,23 @@ class CopyBarrier {
           "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(&word_)),
           "r"(bytes)
           : "memory");
-      asm volatile(
-          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
-          "[%3];" ::"r"(SharedAddress(shared)),
-          "l"(global), "r"(bytes), "r"(SharedAddress(&word_))
-          : "memory");
+      if (once) {
+        asm volatile(
+            "{\n"
+            ".reg .b64 policy;\n"
+            "createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+            "[%0], [%1], %2, [%3], policy;\n"
+            "}" ::"r"(SharedAddress(shared)),
+            "l"(global), "r"(bytes), "r"(SharedAddress(&word_))
+            : "memory");
+      } else {
+        asm volatile(
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+            "[%3];" ::"r"(SharedAddress(shared)),
+            "l"(global), "r"(bytes), "r"(SharedAddress(&word_))
+            : "memory");
+      }
     }
 #else
     for (int offset = 16 * lane; offset < bytes; offset += 16 * 32) {
@@ -226,6 +239,13 @@ __device__ inline void CopyPiece(void* shared, const void* global, int bytes = 1
   }
 }
 
+// A float, or zero where it is not there; `global` is a place of memory in any case.
+__device__ inline void CopyFloat(float* shared, const float* global, bool there = true) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(SharedAddress(shared)),
+               "l"(global), "r"(there ? 4 : 0)
+               : "memory");
+}
+
 // 4 floats, of which the first `count` are copied and the rest are zeros. `wide`: both lie on 16
 // bytes and count is 0 or at least 4.
 __device__ inline void CopyFour(float* shared, const float* global, int count, bool wide) {
@@ -234,10 +254,7 @@ __device__ inline void CopyFour(float* shared, const float* global, int count, b
     return;
   }
   for (int i = 0; i < 4; ++i) {
-    const bool there = i < count;
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(SharedAddress(shared + i)),
-                 "l"(there ? global + i : global), "r"(there ? 4 : 0)
-                 : "memory");
+    CopyFloat(shared + i, i < count ? global + i : global, i < count);
   }
 }
 

@@ -42,7 +42,7 @@ class DecodeBlock {
   __device__ void Run() {
     AskForState();
     DecodeWindow<Shape> window(call_, plan_, row_, shared_);
-    ring_.Ask(window);
+    ring_.Ask(window, plan_.keys_once);
     tile_.AskForValues(window);
     if (Finishes()) {
       output_.BeforeInputs(plan_, tile_.column(), tile_.owns());
@@ -54,7 +54,7 @@ class DecodeBlock {
       __syncthreads();
     }
     if (window.folds) {
-      ring_.KeepScalarLogs();
+      ring_.AwaitScalarLogs();
       __syncthreads();
       shared_->entries_here.Wait(0);
       Fold(&window);
@@ -156,7 +156,7 @@ class DecodeBlock {
     }
     __syncwarp();
     if (tile_.exists()) {
-      tile_.AskForState(here);
+      tile_.AskForState(here, plan_.states_once);
     }
     here->ThatIsAll();
   }
@@ -176,7 +176,7 @@ class DecodeBlock {
     }
     window->constant = inputs_.log_decay;
     if (token_ == 0 && window->pending == 0) {  // else they are there
-      ring_.KeepScalarLogs();
+      ring_.AwaitScalarLogs();
     }
   }
 

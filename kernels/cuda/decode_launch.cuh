@@ -52,6 +52,11 @@ void LaunchDecode(const AdvanceCall& call, const BesideAdvance& beside, const Cu
   const int bytes = DecodeShared<Shape>::Bytes(args.window.ring());
   const dim3 blocks(CeilDiv(shape.value_dim, kTile * Shape::kWarps),
                     static_cast<unsigned>(shape.heads), static_cast<unsigned>(step.row_count));
+  // Inputs, outputs and entries: about three keys and values of each token and head.
+  const int64_t step_bytes =
+      int64_t{step.token_count} * shape.heads * (shape.key_dim + shape.value_dim) * 12;
+  plan.states_once = step_bytes <= kFewStepBytes;
+  plan.keys_once = plan.states_once && blocks.x <= kFewBlocksOfHead;
   const auto kernel = Decode<Shape, kFew>;
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   LaunchShape launch = {blocks, Shape::kThreads, static_cast<size_t>(bytes)};

@@ -48,13 +48,20 @@ struct SmallDivider {
 struct DecodePlan {
   Divider commit, ring;
   SmallDivider heads_a_query, heads_a_key, heads_a_value;
-  uint32_t* stored = nullptr;  // device [row], zeros: tiles that are stored
+  uint32_t* stored = nullptr;                   // device [row], zeros: tiles that are stored
+  bool states_once = false, keys_once = false;  // see CopyBarrier::Copy
   // Operations that are left to the kernel, see BesideAdvance.
   bool prepares = false, finishes = false;
   MemoryInputsArgs inputs;
   const double* frequencies = nullptr;  // device [key_dim / 2]; nullptr: no rotary
   MemoryOutputArgs output;
 };
+
+// The second cache gives up states before what a step brings and writes, and keys, too, where few
+// blocks share them. Beyond so many bytes of a step that does not pay. Measured on an H100, whose
+// second cache has 50 MB.
+inline constexpr int64_t kFewStepBytes = int64_t{10} << 20;
+inline constexpr int kFewBlocksOfHead = 2;
 
 // The most blocks of a head that can add up its squares: those of a cluster.
 inline constexpr int kMaxCluster = 8;

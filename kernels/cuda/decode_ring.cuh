@@ -25,26 +25,26 @@ class DecodeRing {
         reinterpret_cast<float*>(layer + call.layout.log_decay) + first * (T::kChannels ? kDim : 1);
   }
 
-  // Asks for what the window loads.
-  __device__ void Ask(const DecodeWindow<Shape>& window) {
+  // Asks for what the window loads. once: see CopyBarrier::Copy.
+  __device__ void Ask(const DecodeWindow<Shape>& window, bool once) const {
     const auto thread = static_cast<int>(threadIdx.x);
     if (thread < 32) {
       CopyBarrier* here = &shared_->entries_here;
-      window.Copy(shared_->Keys(), keys_, kKeys, here);
+      window.Copy(shared_->Keys(), keys_, kKeys, here, once);
       if (T::kChannels) {
-        window.Copy(shared_->Logs(ring_), logs_, kDim, here);
+        window.Copy(shared_->Logs(ring_), logs_, kDim, here, once);
       }
       here->ThatIsAll();
     }
     if (kScalar && thread < ring_) {
-      scalar_log_ = logs_[thread];
+      CopyFloat(shared_->scalar_logs + thread, logs_ + thread);
     }
   }
 
-  // Puts the log decays that channels share into shared memory.
-  __device__ void KeepScalarLogs() const {
-    if (kScalar && threadIdx.x < static_cast<unsigned>(ring_)) {
-      shared_->scalar_logs[threadIdx.x] = scalar_log_;
+  // After it and the block's next barrier log decays that channels share are there.
+  __device__ void AwaitScalarLogs() const {
+    if (kScalar) {
+      WaitForAllCopies();
     }
   }
 
@@ -81,7 +81,6 @@ class DecodeRing {
   const int ring_;
   float* keys_;
   float* logs_;
-  float scalar_log_ = 0;  // of the ring's entry of the thread's number
 };
 
 }  // namespace evenflow

@@ -43,7 +43,9 @@ class DecodeTile {
   // Of the head's tiles.
   __device__ int index() const { return first_ / kTile; }
 
-  __device__ void AskForState(CopyBarrier* here) const { here->Copy(data_, stored_, StateBytes()); }
+  __device__ void AskForState(CopyBarrier* here, bool once) const {
+    here->Copy(data_, stored_, StateBytes(), once);
+  }
 
   // Of the entries that the window's next sum goes over: a fold's, else those of the token's block.
   __device__ void AskForValues(const Window& window) {

@@ -73,14 +73,14 @@ class DecodeWindow {
 
   // Copies the loaded ones of a ring's tokens, of `dim` floats each, to the same places in shared
   // memory. A warp.
-  __device__ void Copy(float* to, const float* from, int dim, CopyBarrier* end) const {
+  __device__ void Copy(float* to, const float* from, int dim, CopyBarrier* end, bool once) const {
     const int loaded = pending + tokens;
     const int at_end = Least(loaded, ring_ - first);
     if (at_end > 0) {
-      end->Copy(to + first * dim, from + first * dim, 4 * dim * at_end);
+      end->Copy(to + first * dim, from + first * dim, 4 * dim * at_end, once);
     }
     if (loaded > at_end) {
-      end->Copy(to, from, 4 * dim * (loaded - at_end));
+      end->Copy(to, from, 4 * dim * (loaded - at_end), once);
     }
   }
 
