@@ -7,6 +7,8 @@
 #
 # racecheck of CUDA 13.0 ends with "failed to handle a hardware exception" where blocks of a cluster send one another
 # numbers (cuda_products_test, most of cuda_memory_layer_test), and calls that a hazard in the smallest such program.
+# Of prompts it reports that weights are copied to where a warp still reads (prefill_pass.cu). There the warp's first lane
+# says for all of them that they are done (ArrivalBarrier), which it seems not to follow.
 #
 # LAUNCHES (20), JOBS (4 processes at a time), BUILD (build/cuda). Prints each test as it ends, and fails if one has a
 # finding.
