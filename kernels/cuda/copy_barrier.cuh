@@ -66,17 +66,11 @@ class ArrivalBarrier {
 // In shared memory. A warp copies, any number of times, then says that this was all; this ends a
 // phase, once all has come. The i-th phase is awaited with parity i & 1.
 class CopyBarrier {
-#if __CUDA_ARCH__ >= 900
-  static constexpr int kArrivals = 1;
-#else
-  static constexpr int kArrivals = 32;
-#endif
-
  public:
   // One thread; a FenceInit and a barrier of the threads that use it must follow.
-  __device__ void Init(int arrivals = kArrivals) {
+  __device__ void Init() {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(&word_)),
-                 "r"(arrivals));
+                 "r"(kArrivals));
   }
 
   // Of the thread that has called Init, after it.
@@ -190,6 +184,12 @@ class CopyBarrier {
   }
 
  private:
+#if __CUDA_ARCH__ >= 900
+  static constexpr int kArrivals = 1;
+#else
+  static constexpr int kArrivals = 32;
+#endif
+
   uint64_t word_;
 };
 

@@ -154,7 +154,9 @@ struct Tile {
 
   Sums others[kParts - 1];  // of the other blocks
   float factors[kRows];
-  CopyBarrier arrived[kStages], read[kStages], sums;
+  CopyBarrier arrived[kStages];
+  ArrivalBarrier read[kStages];
+  CopyBarrier sums;
 };
 
 template <int kN, int kParts, int kStages>
@@ -238,7 +240,9 @@ __global__ void __launch_bounds__(kLaunchedThreads, 2)
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
     if (last >= 0) {
       asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
-      shared.read[last].ThatIsAll();
+      if (lane == 0) {
+        shared.read[last].Arrive();
+      }
     }
     last = slot;
   }

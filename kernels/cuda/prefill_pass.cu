@@ -3,7 +3,6 @@
 // keys] stays in registers, and is shown to all of them as an operand of the products that read it.
 // Each reads for a quarter of the chunk's entries, with all keys. Other warps copy weights and
 // values into shared memory.
-
 #include "kernels/cuda/prefill_pass_lane.cuh"
 #include "kernels/cuda/prefill_splits.cuh"
 
@@ -18,7 +17,7 @@ struct PassShape {
   static constexpr int kSlices =
       kParts == kFastParts ? kKeys / kSlice : std::min(2, kKeys / kSlice);
   static constexpr int kSteps = kKeys / kSlice / kSlices;  // that bring all keys
-  using Room = PassRoom<kSlices, kSteps, kParts, kPassColumns>;
+  using Room = PassRoom<kSlices, kSteps, kParts>;
   using Splits = WarpSplits<kKeys, kParts>;
 
   static constexpr int kMaxGroups = 2;  // of columns of a block

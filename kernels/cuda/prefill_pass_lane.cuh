@@ -8,6 +8,8 @@
 
 namespace evenflow {
 
+using OwnTokens = float[2][4];  // [16 columns, 16 entries], as products leave them
+
 // The state lies as products have it: tiles of [16 columns, 8 keys], of which a lane has keys k and
 // k + 1 of both columns. Keys::Of(tile) + first_key is that k.
 template <int kTiles, class Keys>
@@ -98,12 +100,10 @@ class PassLane {
 
   // own = values - own, both [16 columns, entries] from first_entry on, where the lane has two of
   // each tile of 8. `values` are of the lane's column, `stride` apart.
-  template <int kEntryTiles>
-  __device__ void SubtractFromValues(const float* values, int stride,
-                                     float (&own)[kEntryTiles][4]) const {
+  __device__ void SubtractFromValues(const float* values, int stride, OwnTokens& own) const {
     values += first_entry_ * stride;
 #pragma unroll
-    for (int tile = 0; tile < kEntryTiles; ++tile) {
+    for (int tile = 0; tile < 2; ++tile) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         own[tile][e] = values[(8 * tile + e % 2) * stride + e / 2 * 8] - own[tile][e];
@@ -112,8 +112,7 @@ class PassLane {
   }
 
   // Puts what the row's last tokens write into their ring.
-  template <int kEntryTiles>
-  __device__ void Keep(int chunk, const float (&own)[kEntryTiles][4]) const {
+  __device__ void Keep(int chunk, const OwnTokens& own) const {
     const int kept = row_.tokens - args_.window.ring();
     if (chunks_.end(chunk) > kept) {
       ForEntries(chunk, kept < 0 ? 0 : kept, own, [&](int t, int entry, float x, float after) {
@@ -128,8 +127,7 @@ class PassLane {
   }
 
   // A query's outputs: of a token's last entry.
-  template <int kEntryTiles>
-  __device__ void Write(int chunk, int query, const float (&own)[kEntryTiles][4]) const {
+  __device__ void Write(int chunk, int query, const OwnTokens& own) const {
     const int value_dim = args_.shape.value_dim;
     const int shift = call_.layout.entry_shift, last = entries() - 1;  // 0 or 1
     const int64_t stride = int64_t{args_.shape.output_heads()} * value_dim;
@@ -138,7 +136,7 @@ class PassLane {
     const bool first = column_ < value_dim, second = column_ + 8 < value_dim;
     float* to = out_ + query * value_dim + begin * stride;
 #pragma unroll
-    for (int tile = 0; tile < kEntryTiles; ++tile) {
+    for (int tile = 0; tile < 2; ++tile) {
 #pragma unroll
       for (int odd = 0; odd < 2; ++odd) {
         const int t = (8 * tile + odd) >> shift;
@@ -183,12 +181,11 @@ class PassLane {
 
   // Calls visit(token, entry, x of column, x of column + 8) for the lane's entries of tokens from
   // `first` on.
-  template <int kEntryTiles, class Visit>
-  __device__ void ForEntries(int chunk, int first, const float (&own)[kEntryTiles][4],
-                             const Visit& visit) const {
+  template <class Visit>
+  __device__ void ForEntries(int chunk, int first, const OwnTokens& own, const Visit& visit) const {
     const int begin = chunks_.begin(chunk), end = chunks_.end(chunk);
 #pragma unroll
-    for (int tile = 0; tile < kEntryTiles; ++tile) {
+    for (int tile = 0; tile < 2; ++tile) {
 #pragma unroll
       for (int odd = 0; odd < 2; ++odd) {
         const int n = first_entry_ + 8 * tile + odd;

@@ -10,14 +10,15 @@
 
 namespace evenflow {
 
+inline constexpr int kPassColumns = 16;  // of a warp
 inline constexpr int kReaders = 4;       // warps that share columns
 inline constexpr int kValueCopiers = 2;  // warps
 inline constexpr int kCopyWarps = 1 + kValueCopiers;
 
 // A block's shared memory. Weights come step by step: a step brings the stages of kSlices slices of
 // 64 keys, as WeightLayout has them, the last of kSteps for a read also T or A. Values come chunk
-// by chunk. Groups of 4 warps have kColumns columns each.
-template <int kSlicesOfStep, int kStepsOfRead, int kParts, int kColumns>
+// by chunk. Groups of 4 warps have 16 columns each.
+template <int kSlicesOfStep, int kStepsOfRead, int kParts>
 class PassRoom {
  public:
   static constexpr int kSlices = kSlicesOfStep;
@@ -30,7 +31,7 @@ class PassRoom {
   __host__ __device__ static constexpr int ValueStride(int columns) { return columns + 4; }
 
   static int Bytes(int groups, int buffers) {
-    return kBarrierBytes + buffers * kBufferBytes + ValueBytes(groups * kColumns);
+    return kBarrierBytes + buffers * kBufferBytes + ValueBytes(groups * kPassColumns);
   }
 
   __device__ PassRoom(std::byte* shared, int buffers)
@@ -60,7 +61,7 @@ class PassRoom {
 
   __device__ int buffers() const { return buffers_; }
 
-  __device__ int columns() const { return groups_ * kColumns; }
+  __device__ int columns() const { return groups_ * kPassColumns; }
 
   // The block's first column.
   __device__ int column() const { return static_cast<int>(blockIdx.x) * columns(); }
@@ -69,15 +70,17 @@ class PassRoom {
     return reinterpret_cast<CopyBarrier*>(shared_)[buffer];
   }
 
-  // Warps arrive, here and below.
+  // Warps arrive.
   __device__ ArrivalBarrier& weights_free(int buffer) const {
     return arrivals()[kMaxBuffers + buffer];
   }
 
+  // Threads that copy do, once what they copy is there.
   __device__ ArrivalBarrier& values_here(int chunk) const {
     return arrivals()[2 * kMaxBuffers + chunk % 2];
   }
 
+  // Warps do.
   __device__ ArrivalBarrier& values_free(int chunk) const {
     return arrivals()[2 * kMaxBuffers + 2 + chunk % 2];
   }

@@ -5,13 +5,11 @@
 
 #include <algorithm>
 
-#include "kernels/cuda/prefill_pass_stream.cuh"
+#include "kernels/cuda/prefill_pass_room.cuh"
 
 namespace evenflow {
 
-inline constexpr int kPassColumns = 16;   // of a warp
 inline constexpr int kSplits = kReaders;  // adjacent warps that share keys, and a chunk's tokens
-using OwnTokens = float[2 * kMmas / kSplits][4];  // [16 columns, 16 tokens], as products leave them
 
 // What the warps show each other, as operands of products: the state, by keys, and a chunk's
 // tokens. Each part of the room is written again only after a Sync that follows its last read.
