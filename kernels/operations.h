@@ -220,7 +220,8 @@ struct MemoryOutputArgs {
   float eps = 1e-6f;
   Matrix gate;  // [token, heads * value_dim]; data nullptr: no gate
   Activation gate_activation = Activation::kNone;
-  Matrix y;  // [token, heads * value_dim]
+  Matrix y;                    // [token, heads * value_dim]
+  bool feeds_product = false;  // as in NormArgs
 };
 
 // y = act(gate) * up, or act(gate) where there is no up.

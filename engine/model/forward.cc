@@ -170,6 +170,7 @@ void BindMixer(const Buffers& buffers, MixerPlan& mixer) {
     mixer.attention->projected = buffers.projected;
     mixer.attention->y = buffers.mixed;
   }
+  mixer.output.feeds_product = true;
   mixer.out_proj.x = buffers.mixed;
   mixer.out_proj.y = buffers.residual;
 }

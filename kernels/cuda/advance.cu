@@ -10,10 +10,9 @@ namespace evenflow {
 namespace {
 
 constexpr size_t kAlignment = 256;
-// Of a step whose MemoryInputs, and whose MemoryOutput, are left to the decode kernel: with more it
-// takes longer (kernels/cuda/README.md).
+// Of a step whose MemoryInputs are left to the decode kernel: with more it takes longer
+// (kernels/cuda/README.md).
 constexpr int kMaxPreparedRows = 16;
-constexpr int kMaxFinishedRows = 2;
 
 size_t RoundUp(size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -41,24 +40,6 @@ bool HasRows(const AdvanceCall& call, const CudaStep& step) {
 // Whether all rows are the decode kernel's, with one token each.
 bool DecodesAlone(const AdvanceArgs& args, const CudaStep& step) {
   return step.max_row_tokens == 1 && DecodeSupports(args, step.row_count);
-}
-
-// Of a head.
-int DecodeBlocks(const AdvanceArgs& args) {
-  int blocks = 0;
-  const auto count = [&]<class Shape>() {
-    blocks = static_cast<int>(CeilDiv(args.shape.value_dim, kTile * Shape::kWarps));
-  };
-  args.state_dtype == DType::kF32 ? VisitDecodeShape<float>(args, count)
-                                  : VisitDecodeShape<__nv_bfloat16>(args, count);
-  return blocks;
-}
-
-// Whether blocks can be clusters.
-bool HasClusters() {
-  int major = 0;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
-  return major >= 9;
 }
 
 // Of a block.
@@ -108,13 +89,11 @@ bool CanGoBefore(const AdvanceArgs& args, const MemoryInputsArgs& inputs, const 
          inputs.level_weights.column < 0;
 }
 
-bool CanFollow(const AdvanceArgs& args, const MemoryOutputArgs& output, const CudaStep& step) {
-  const int blocks = DecodeBlocks(args);
-  return DecodesAlone(args, step) && step.row_count <= kMaxFinishedRows && output.o == args.o &&
-         output.heads == args.shape.heads && output.value_dim == args.shape.value_dim &&
-         !output.normalizer && output.skip.data == nullptr && output.norm != OutputNorm::kGroup &&
-         (output.norm == OutputNorm::kNone || (blocks > 1 && blocks <= kMaxCluster)) &&
-         HasClusters();
+bool CanFollow(const AdvanceArgs& args, const MemoryOutputArgs& output, const LeftFactors& left,
+               const CudaStep& step) {
+  return DecodesAlone(args, step) && output.o == args.o && output.heads == args.shape.heads &&
+         output.value_dim == args.shape.value_dim && !output.normalizer &&
+         output.skip.data == nullptr && (output.norm == OutputNorm::kNone || left.data != nullptr);
 }
 
 void CudaAdvance(const AdvanceArgs& args, const CudaStep& step, const BesideAdvance& beside) {

@@ -170,7 +170,7 @@ void CudaBackend::BeginStep(const StepInput& input) {
   held_.reset();
   held_inputs_.reset();
   held_advance_.reset();
-  normed_.reset();
+  left_ = {};
 
   step_.row_count = std::max(input.row_count, padded);
   step_.token_count = std::max(input.token_count, padded);

@@ -121,7 +121,7 @@ class CudaBackend final : public Backend {
   void EndCapture();
 
   void RunProduct(const MatMulArgs& args, const NormArgs* norm, const MlpActivationArgs* mlp);
-  void RunAdvance(const MemoryOutputArgs* output);
+  void RunAdvance(const MemoryOutputArgs* output, const LeftFactors& left);
   // Products, a memory's inputs and its Advance are put off until it is known what follows them;
   // this runs those that are.
   void RunHeld();
@@ -161,7 +161,7 @@ class CudaBackend final : public Backend {
   std::optional<MatMulArgs> held_;
   std::optional<MemoryInputsArgs> held_inputs_;  // of held_advance_, if there is one
   std::optional<AdvanceArgs> held_advance_;
-  std::optional<NormArgs> normed_;  // whose factors its output lacks
+  LeftFactors left_;  // by the newest operation
   GraphKey key_;
   std::map<GraphKey, cudaGraphExec_t> graphs_;  // nullptr: that step has run once, as warm-up
 };

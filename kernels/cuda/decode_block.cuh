@@ -106,7 +106,7 @@ class DecodeBlock {
     __syncthreads();
     const float output = tile_.exists() ? FinishTile(*window, sums) : 0;
     if (Finishes()) {
-      output_.Finish(plan_, Token(), tile_.column(), tile_.owns(), tile_.index(), output, shared_);
+      output_.Finish(plan_, Token(), tile_.column(), tile_.owns(), output, shared_);
     } else if (tile_.owns() && lane_ % 2 == 0) {  // two lanes have a column; one writes it
       const uint64_t token_head = TokenHead(Token(), shape_.heads, blockIdx.y);
       call_.args.o[token_head * static_cast<uint32_t>(shape_.value_dim) +
@@ -147,12 +147,8 @@ class DecodeBlock {
       here->Init();
       if (thread_ == 0) {
         shared_->entries_here.Init();
-        shared_->squares_here.Init();
       }
       CopyBarrier::FenceInit();
-      if (Finishes() && thread_ == 0) {
-        output_.Expect(plan_, shared_);
-      }
     }
     __syncwarp();
     if (tile_.exists()) {

@@ -48,6 +48,7 @@ void LaunchDecode(const AdvanceCall& call, const BesideAdvance& beside, const Cu
   if (beside.output != nullptr) {
     plan.finishes = true;
     plan.output = *beside.output;
+    plan.left = beside.left;
   }
   const int bytes = DecodeShared<Shape>::Bytes(args.window.ring());
   const dim3 blocks(CeilDiv(shape.value_dim, kTile * Shape::kWarps),
@@ -59,9 +60,7 @@ void LaunchDecode(const AdvanceCall& call, const BesideAdvance& beside, const Cu
   plan.keys_once = plan.states_once && blocks.x <= kFewBlocksOfHead;
   const auto kernel = Decode<Shape, kFew>;
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  LaunchShape launch = {blocks, Shape::kThreads, static_cast<size_t>(bytes)};
-  launch.cluster = plan.finishes && plan.output.norm != OutputNorm::kNone ? blocks.x : 1;
-  Launch(kernel, launch, step.stream, call, plan);
+  Launch(kernel, {blocks, Shape::kThreads, static_cast<size_t>(bytes)}, step.stream, call, plan);
 }
 
 template <class State, bool kFew>

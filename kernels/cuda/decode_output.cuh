@@ -1,9 +1,8 @@
-// What becomes of what a token reads, where MemoryOutput is left to the decode kernel: the blocks
-// of a head are a cluster, which adds up the squares of its norm.
+// What becomes of what a token reads, where MemoryOutput is left to the decode kernel. The factors
+// of its norm are left to the product that reads it: no block has the whole of a head.
 #ifndef EVENFLOW_KERNELS_CUDA_DECODE_OUTPUT_CUH_
 #define EVENFLOW_KERNELS_CUDA_DECODE_OUTPUT_CUH_
 
-#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/decode_plan.cuh"
 #include "kernels/cuda/memory_output.cuh"
 
@@ -13,19 +12,9 @@ namespace evenflow {
 template <class Shape>
 class DecodeOutput {
  public:
-  // Before anything waits. Of the thread that inits the block's barriers.
-  __device__ void Expect(const DecodePlan& plan, DecodeShared<Shape>* shared) const {
-#if __CUDA_ARCH__ >= 900
-    shared->squares_here.Expect(Tiles(plan.output.value_dim) * static_cast<int>(sizeof(float)));
-#endif
-  }
-
   // What no kernel of a step writes. `column` is the lane's, `owns` whether it exists.
   __device__ void BeforeInputs(const DecodePlan& plan, int column, bool owns) {
     const MemoryOutputArgs& args = plan.output;
-    if (args.norm != OutputNorm::kNone) {
-      ArriveAtCluster();
-    }
     if (args.weight != nullptr && owns) {
       weight_ = args.weight[(args.weight_per_head ? First(args) : 0) + column];
     }
@@ -38,27 +27,29 @@ class DecodeOutput {
     }
   }
 
-  // All warps of the cluster's blocks. `tile` is the warp's among the head's.
-  __device__ void Finish(const DecodePlan& plan, int token, int column, bool owns, int tile,
-                         float value, DecodeShared<Shape>* shared) const {
+  // All threads of the block.
+  __device__ void Finish(const DecodePlan& plan, int token, int column, bool owns, float value,
+                         DecodeShared<Shape>* shared) const {
     const MemoryOutputArgs& args = plan.output;
-    const int lane = static_cast<int>(threadIdx.x % 32);
+    const int thread = static_cast<int>(threadIdx.x);
     const float gated = ActivateApart(args.gate_activation, gate_);
-    float factor = 1;
-#if __CUDA_ARCH__ >= 900
-    if (args.norm != OutputNorm::kNone) {
-      const float sum = SumTile<2>(owns ? SquareOf(args.norm, value, gated) : 0.0f);
-      const int tiles = Tiles(args.value_dim);
-      AwaitCluster();
-      if (lane < static_cast<int>(gridDim.x) && tile < tiles) {
-        shared->squares_here.Send(sum, shared->squares + tile, lane);
-      }
-      shared->squares_here.Wait(0);
-      factor = InverseRms(SumTiles(shared->squares, tiles), args.value_dim, args.eps);
+    if (owns && thread % 2 == 0) {
+      Store(args.y, token, First(args) + column, Finished(value, 1.0f, weight_, 0.0f, gated));
     }
-#endif
-    if (owns && lane % 2 == 0) {
-      Store(args.y, token, First(args) + column, Finished(value, factor, weight_, 0.0f, gated));
+    if (plan.left.data == nullptr) {
+      return;
+    }
+    const float sum = SumTile<2>(owns ? SquareOf(args.norm, value, gated) : 0.0f);
+    if (thread % 32 == 0) {
+      shared->squares[thread / 32] = sum;
+    }
+    __syncthreads();
+    static_assert(Shape::kWarps % kPartTiles == 0);
+    constexpr int kParts = Shape::kWarps / kPartTiles;
+    const int part = static_cast<int>(blockIdx.x) * kParts + thread;
+    if (thread < kParts && part < plan.left.parts) {
+      plan.left.squares[(int64_t{token} * args.heads + blockIdx.y) * plan.left.parts + part] =
+          SumPart(shared->squares + thread * kPartTiles, kPartTiles);
     }
   }
 

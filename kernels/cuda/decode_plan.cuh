@@ -55,6 +55,7 @@ struct DecodePlan {
   MemoryInputsArgs inputs;
   const double* frequencies = nullptr;  // device [key_dim / 2]; nullptr: no rotary
   MemoryOutputArgs output;
+  LeftFactors left;  // by the output
 };
 
 // The second cache gives up states before what a step brings and writes, and keys, too, where few
@@ -62,9 +63,6 @@ struct DecodePlan {
 // second cache has 50 MB.
 inline constexpr int64_t kFewStepBytes = int64_t{10} << 20;
 inline constexpr int kFewBlocksOfHead = 2;
-
-// The most blocks of a head that can add up its squares: those of a cluster.
-inline constexpr int kMaxCluster = 8;
 
 // What a token brings can be prepared in the kernel where it has one entry and no other keys.
 template <class Memory>
@@ -136,7 +134,6 @@ struct alignas(128) DecodeShared {
 
   CopyBarrier entries_here;
   CopyBarrier tile_here[Shape::kWarps];
-  CopyBarrier squares_here;
 
   union {
     float weights[T::kReads][kMaxRing * T::kEntries];  // of entries in what is read
@@ -150,7 +147,7 @@ struct alignas(128) DecodeShared {
   float fold_decay[kChannelDim];         // of the pending block
   // What the token reads with, by channels decayed since the block's start.
   alignas(16) float reads[T::kReads][kQuadLanes * Shape::kLaneStride];
-  float squares[kMaxCluster * Shape::kWarps];  // of the head's tiles
+  float squares[Shape::kWarps];  // of the tiles' outputs
 
   static constexpr int kTileBytes = kDim * kTile * static_cast<int>(sizeof(typename Shape::State));
 

@@ -20,10 +20,7 @@ inline constexpr int kOutputs = 16;  // of a group
 struct Call {
   MatMulArgs args;
   int rows;
-  // Of x, where it lacks the factor of its norm: squares [row, square_parts].
-  const float* squares;
-  int square_parts;
-  float eps;
+  LeftFactors lacks;  // of x
   // Rows of W beside each other in a block: first, first + 1, ..., 8 of them, and as many from
   // `second` on.
   int first_step;
@@ -31,12 +28,15 @@ struct Call {
   int groups;     // of outputs, over which blocks go
   bool resident;  // a block keeps all of x
   // At most one: y is gate and up, and `out` act(gate) * up; or `out` is y times `weight`, and y's
-  // squares go to out_squares [row, block].
+  // squares are left, [row, group].
   bool activates, norms;
   Activation activation;
   Matrix out;
   const float* weight;
-  float* out_squares;
+  LeftFactors leaves;
+
+  // Whether each of several heads has a factor.
+  __host__ __device__ bool by_heads() const { return lacks.heads > 1; }
 };
 
 // kWidth (1 or 4) adjacent ones of the kOutputs of a group and row, and what is known of them
@@ -136,85 +136,12 @@ struct Outputs {
 // Those of all outputs of a group and row.
 __device__ inline void StoreSquares(const Call& call, int row, int group, float squares) {
   if (row < call.rows && group < call.groups) {
-    call.out_squares[row * call.groups + group] = squares;
+    call.leaves.squares[row * call.groups + group] = squares;
   }
 }
 
 // The product of at most kMaxTileRows rows (matmul_tiles.cu).
 void LaunchTiles(const Call& call, cudaStream_t stream);
-
-// What each of kRows rows is multiplied by: squares are asked for before there is time to wait for
-// them, and added up after it, by the block's first kThreads threads, always as by a warp a row.
-template <int kRows>
-class Factors {
- public:
-  __device__ void Load(const Call& call) {
-    if (call.squares != nullptr) {
-#pragma unroll
-      for (int i = 0; i < kSums; ++i) {
-#pragma unroll
-        for (int j = 0; j < kAhead; ++j) {
-          ahead_[i][j] = Square(call, i, j);
-        }
-      }
-    }
-  }
-
-  __device__ void Find(const Call& call, float* factors) const {
-    float factor = 1;
-    if (call.squares != nullptr) {
-      float sums[kSums] = {};
-#pragma unroll
-      for (int i = 0; i < kSums; ++i) {
-#pragma unroll
-        for (int j = 0; j < kAhead; ++j) {
-          sums[i] += ahead_[i][j];
-        }
-      }
-      for (int j = kAhead; 32 * j < call.square_parts; ++j) {
-#pragma unroll
-        for (int i = 0; i < kSums; ++i) {
-          sums[i] += Square(call, i, j);
-        }
-      }
-#pragma unroll
-      for (int half = kSums / 2; half > 0; half /= 2) {
-#pragma unroll
-        for (int i = 0; i < half; ++i) {
-          sums[i] += sums[i + half];
-        }
-      }
-#pragma unroll
-      for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-        sums[0] += __shfl_xor_sync(0xffffffffu, sums[0], offset);
-      }
-      factor = InverseRms(sums[0], static_cast<int>(call.args.w.cols), call.eps);
-    }
-    if (threadIdx.x % kLanes == 0) {
-      factors[Row()] = factor;
-    }
-  }
-
- private:
-  static constexpr int kLanes = kThreads / kRows;  // of a row
-  static constexpr int kSums =
-      32 / kLanes;                  // of a lane: each what a lane of a whole warp would have
-  static constexpr int kAhead = 4;  // squares of such a sum
-
-  __device__ static int Row() {
-    return static_cast<int>(threadIdx.x) / kLanes;
-  }
-
-  // The j-th of the lane's i-th sum.
-  __device__ static float Square(const Call& call, int i, int j) {
-    const int at = static_cast<int>(threadIdx.x) % kLanes + i * kLanes + 32 * j;
-    return Row() < call.rows && at < call.square_parts
-               ? call.squares[Row() * call.square_parts + at]
-               : 0.0f;
-  }
-
-  float ahead_[kSums][kAhead] = {};
-};
 
 }  // namespace evenflow::few_rows
 

@@ -8,12 +8,16 @@ namespace evenflow {
 
 void CudaBackend::RunProduct(const MatMulArgs& args, const NormArgs* norm,
                              const MlpActivationArgs* mlp) {
-  const bool lacks = normed_ && normed_->y.data == args.x.data;
-  if (!matmul_->Run(args, {lacks ? &*normed_ : nullptr, norm, mlp}, step_)) {
+  Beside beside = {.norm = norm, .mlp = mlp};
+  if (left_.data == args.x.data) {
+    beside.lacks = left_;
+  }
+  left_ = norm == nullptr ? LeftFactors{} : matmul_->Leave(*norm, RowsOf(args, step_));
+  beside.leaves = left_;
+  if (!matmul_->Run(args, beside, step_)) {
     Fail("cuBLASLt has no product of [" + std::to_string(args.w.rows) + ", " +
          std::to_string(args.w.cols) + "], or there is no memory for it");
   }
-  normed_ = norm == nullptr ? std::nullopt : std::optional<NormArgs>(*norm);
   Check(cudaGetLastError(), "MatMul");
 }
 
@@ -22,7 +26,7 @@ void CudaBackend::RunHeld() {
     RunProduct(*held, nullptr, nullptr);
   }
   if (held_advance_) {
-    RunAdvance(nullptr);
+    RunAdvance(nullptr, {});
   } else if (const std::optional<MemoryInputsArgs> inputs =
                  std::exchange(held_inputs_, std::nullopt)) {
     CudaMemoryInputs(*inputs, step_);
@@ -30,10 +34,10 @@ void CudaBackend::RunHeld() {
   }
 }
 
-void CudaBackend::RunAdvance(const MemoryOutputArgs* output) {
+void CudaBackend::RunAdvance(const MemoryOutputArgs* output, const LeftFactors& left) {
   const std::optional<MemoryInputsArgs> inputs = std::exchange(held_inputs_, std::nullopt);
   const std::optional<AdvanceArgs> advance = std::exchange(held_advance_, std::nullopt);
-  CudaAdvance(*advance, step_, {inputs ? &*inputs : nullptr, output});
+  CudaAdvance(*advance, step_, {inputs ? &*inputs : nullptr, output, left});
   Check(cudaGetLastError(), "Advance");
 }
 
@@ -82,11 +86,19 @@ void CudaBackend::MemoryInputs(const MemoryInputsArgs& args) {
 }
 
 void CudaBackend::MemoryOutput(const MemoryOutputArgs& args) {
-  if (Enqueues() && held_advance_ && CanFollow(*held_advance_, args, step_)) {
-    RunAdvance(&args);
-  } else {
-    Run("MemoryOutput", CudaMemoryOutput, args);
+  if (!Enqueues()) {
+    return;
   }
+  const LeftFactors left =
+      matmul_->TakesFactors(args, step_) ? matmul_->Leave(args, step_.token_count) : LeftFactors{};
+  if (held_advance_ && CanFollow(*held_advance_, args, left, step_)) {
+    RunAdvance(&args, left);
+  } else {
+    RunHeld();
+    CudaMemoryOutput(args, left, step_);
+    Check(cudaGetLastError(), "MemoryOutput");
+  }
+  left_ = left;
 }
 
 }  // namespace evenflow

@@ -157,6 +157,34 @@ bool CudaMatMul::RunsBeside(const MatMulArgs& args, const CudaStep& step) const 
          (batch_invariant_ || rows <= kMaxFewRows || RunsInTiles(args, rows));
 }
 
+bool CudaMatMul::TakesFactors(const MemoryOutputArgs& args, const CudaStep& step) const {
+  const int64_t columns = int64_t{args.heads} * args.value_dim;
+  const int most = has_tiles_ ? kMaxTileRows : kMaxFewRows;
+  MatMulArgs product;  // as far as it is known
+  product.x = args.y;
+  product.w.cols = columns;
+  return args.feeds_product &&
+         (args.norm == OutputNorm::kBeforeGate || args.norm == OutputNorm::kAfterGate) &&
+         args.heads <= kMaxLeftHeads && args.value_dim % kLeftColumns == 0 &&
+         ServesFewRows(product) && (batch_invariant_ || step.token_count <= most);
+}
+
+LeftFactors CudaMatMul::Leave(const NormArgs& args, int rows) {
+  return WithSquares({args.y.data, nullptr, 1, SquareParts(args.dim), args.dim, args.eps}, rows);
+}
+
+LeftFactors CudaMatMul::Leave(const MemoryOutputArgs& args, int rows) {
+  const auto parts = static_cast<int>(CeilDiv(args.value_dim, kLeftColumns));
+  return WithSquares({args.y.data, nullptr, args.heads, parts, args.value_dim, args.eps}, rows);
+}
+
+LeftFactors CudaMatMul::WithSquares(LeftFactors left, int rows) {
+  newest_ ^= 1;
+  left.squares = static_cast<float*>(squares_[newest_].Take(
+      sizeof(float) * static_cast<size_t>(rows) * static_cast<size_t>(left.heads * left.parts)));
+  return left.squares == nullptr ? LeftFactors{} : left;
+}
+
 bool CudaMatMul::Run(const MatMulArgs& args, const Beside& beside, const CudaStep& step) {
   const int rows = RowsOf(args, step);
   if (rows == 0) {
@@ -169,17 +197,11 @@ bool CudaMatMul::Run(const MatMulArgs& args, const Beside& beside, const CudaSte
   MatMulArgs product = args;
   product.w.data = weight;
   product.w.dtype = args.x.dtype;
-  if (RunsBeside(product, step) || beside.normed != nullptr) {
-    FewRows few = {rows, RunsInTiles(product, rows), step.stream, squares_};
-    if (beside.norm != nullptr) {
-      newest_ ^= 1;
-      squares_ = few.out_squares = static_cast<float*>(scratch_[newest_].Take(
-          sizeof(float) * static_cast<size_t>(rows * SquareParts(args.w.rows))));
-      if (squares_ == nullptr) {
-        return false;
-      }
+  if (RunsBeside(product, step) || beside.lacks.data != nullptr) {
+    if (beside.norm != nullptr && beside.leaves.data == nullptr) {
+      return false;
     }
-    CudaMatMulFewRows(product, beside, few);
+    CudaMatMulFewRows(product, beside, {rows, RunsInTiles(product, rows), step.stream});
     return true;
   }
   if (batch_invariant_) {

@@ -17,10 +17,11 @@ namespace evenflow {
 
 // What the kernel for a few rows does beside a product, in place of launches of their own.
 struct Beside {
-  const NormArgs* normed = nullptr;  // whose factors x lacks: it followed the product before
+  LeftFactors lacks = {};  // of x
   // What follows: at most one.
-  const NormArgs* norm = nullptr;          // of y; leaves its factors to the product that reads it
+  const NormArgs* norm = nullptr;          // of y
   const MlpActivationArgs* mlp = nullptr;  // of y, which stays unwritten
+  LeftFactors leaves = {};                 // by the norm
 };
 
 inline int RowsOf(const MatMulArgs& args, const CudaStep& step) {
@@ -46,6 +47,15 @@ class CudaMatMul {
   // Whether something can be beside it: whether a kernel of our own serves it.
   bool RunsBeside(const MatMulArgs& args, const CudaStep& step) const;
 
+  // Whether the factors of these heads can be left to the product that reads them.
+  bool TakesFactors(const MemoryOutputArgs& args, const CudaStep& step) const;
+
+  // What these leave to the product that reads their y, with room for squares until the second
+  // operation from now that leaves any. Without memory it leaves nothing (data is nullptr), and the
+  // runtime has the error.
+  LeftFactors Leave(const NormArgs& args, int rows);
+  LeftFactors Leave(const MemoryOutputArgs& args, int rows);
+
   // That weight is about to be freed.
   void Forget(const void* weight);
 
@@ -57,12 +67,11 @@ class CudaMatMul {
   bool RunsInTiles(const MatMulArgs& args, int rows) const;
   const void* Converted(const Weight& w, DType dtype, cudaStream_t stream);
   bool Multiply(const MatMulArgs& args, const void* weight, int rows, cudaStream_t stream);
+  LeftFactors WithSquares(LeftFactors left, int rows);
 
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
-  // [rows, SquareParts] of the newest norm beside a product, and of the one before it.
-  CudaScratch scratch_[2];
-  float* squares_ = nullptr;
+  CudaScratch squares_[2];  // of the newest operation that leaves some, and of the one before it
   int newest_ = 0;
   bool batch_invariant_ = false;  // nothing by cuBLASLt
   bool has_tiles_ = false;
@@ -91,12 +100,12 @@ struct FewRows {
   int rows = 0;
   bool tiles = false;  // by matmul_tiles.cu
   cudaStream_t stream = nullptr;
-  // [rows, SquareParts], of the norms beside it: before it and after.
-  const float* squares = nullptr;
-  float* out_squares = nullptr;
 };
 
-// Any number of rows; a row's result does not depend on the others.
+// Any number of rows; a row's result does not depend on the others. Heads whose factors x lacks are
+// kMaxLeftHeads at most, each of whole kLeftColumns.
+inline constexpr int kMaxLeftHeads = 32;
+inline constexpr int kLeftColumns = 64;
 void CudaMatMulFewRows(const MatMulArgs& args, const Beside& beside, const FewRows& few);
 
 // Any product, slowly; a row's result does not depend on the others.

@@ -9,10 +9,12 @@
 //
 // RMSNorm is one factor a row, which comes out of the product: (f x) W^T = f (x W^T). So the
 // product that ends the residual stream's sum writes x times the norm's weight and each block's
-// squares, and the product that reads it applies the factor.
+// squares, and the product that reads it applies the factor. The norm of a memory's heads is one a
+// row's head, so what each of its columns brings is multiplied before it is added.
 #include <algorithm>
 
 #include "kernels/cuda/few_rows.cuh"
+#include "kernels/cuda/left_factors.cuh"
 
 namespace evenflow {
 namespace few_rows {
@@ -23,6 +25,8 @@ constexpr int kPiece = 8;     // values of 16 bytes
 constexpr int kStretch = 32;  // columns that a warp takes at once: 4 lanes a row, a piece each
 constexpr int kUnroll = 8;
 constexpr int64_t kChunk = kUnroll * kStretch;
+constexpr int kSumStretches = kLeftColumns / kStretch;  // whose sum has one factor
+static_assert(kChunk % kLeftColumns == 0);
 static_assert(kMaxFewRows * kOutputs <= kThreads);  // a thread has at most one output
 
 // Weights are read once: they need not stay in the first cache.
@@ -44,9 +48,10 @@ __device__ inline void Multiply(uint32_t a0, uint32_t a1, uint32_t a2, uint32_t 
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// Columns of a warp's part of a sum.
-__host__ __device__ inline int64_t ShareOf(int64_t inputs) {
-  return (inputs + kWarps * kStretch - 1) / (kWarps * kStretch) * kStretch;
+// Columns of a warp's part of a sum: whole stretches, of heads with factors two each.
+__host__ __device__ inline int64_t ShareOf(int64_t inputs, bool heads) {
+  const int64_t step = heads ? kLeftColumns : kStretch;
+  return (inputs + kWarps * step - 1) / (kWarps * step) * step;
 }
 
 // The warp's part of W, piece by piece: the chunks of a group of outputs, then those of the next
@@ -153,16 +158,30 @@ __device__ void Finish(const Call& call, int group, const Outputs<1>& output,
   }
 }
 
+// sums += parts, times the factors of rows 0, 1, 8, 9, ...
 template <int kTiles>
-__global__ void __launch_bounds__(kThreads) FewRowsKernel(Call call) {
-  extern __shared__ uint4 pieces[];  // of x, [warp, stretch, kTiles, lane]
+__device__ void AddWeighted(const float (&parts)[kTiles][4], const float* factors,
+                            float (&sums)[kTiles][4]) {
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const float2 two = *reinterpret_cast<const float2*>(factors + tile * kTileRows);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      sums[tile][i] = fmaf(parts[tile][i], i % 2 == 0 ? two.x : two.y, sums[tile][i]);
+    }
+  }
+}
+
+template <int kTiles, bool kHeads>
+__global__ void __launch_bounds__(kThreads, 2) FewRowsKernel(Call call) {
+  extern __shared__ uint4 pieces[];  // of x, [warp, stretch, kTiles, lane], then factors of heads
   __shared__ Partial<kTiles> partial[2];
   __shared__ float factors[kTiles * kTileRows];
   const MatMulArgs& args = call.args;
   const int warp = static_cast<int>(threadIdx.x / 32);
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int row = lane / 4;  // of W, and of x
-  const int64_t share = ShareOf(args.w.cols);
+  const int64_t share = ShareOf(args.w.cols, kHeads);
   const int64_t begin = min(warp * share, args.w.cols);
   const int64_t end = min(begin + share, args.w.cols);
   const int chunks = static_cast<int>((share + kChunk - 1) / kChunk);
@@ -199,6 +218,16 @@ __global__ void __launch_bounds__(kThreads) FewRowsKernel(Call call) {
   }
   Factors<kTiles * kTileRows> found;
   found.Load(call);
+  float* of_heads = nullptr;
+  if constexpr (kHeads) {
+    constexpr int kFactors = kChunk / kLeftColumns * kTiles * kTileRows;
+    of_heads = reinterpret_cast<float*>(pieces + (call.resident ? chunks : 1) *
+                                                     (kWarps * kUnroll * kTiles * 32)) +
+               warp * chunks * kFactors;
+    FindHeadFactors<kTiles * kTileRows>(call, static_cast<int>(begin),
+                                        chunks * static_cast<int>(kChunk), of_heads);
+    of_heads += lane % 4 * 2;
+  }
   int parity = 0;
   for (int group = static_cast<int>(blockIdx.x); group < call.groups;
        group += static_cast<int>(gridDim.x)) {
@@ -209,14 +238,25 @@ __global__ void __launch_bounds__(kThreads) FewRowsKernel(Call call) {
       weights.Next(chunks);
       const uint4* const x = own + (call.resident ? chunk : 0) * (kUnroll * kTiles * 32);
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
+      for (int u = 0; u < kUnroll; u += kSumStretches) {
+        float parts[kTiles][4] = {};
+        auto& to = kHeads ? parts : sums;
 #pragma unroll
-        for (int tile = 0; tile < kTiles; ++tile) {
-          const uint4 values = x[(u * kTiles + tile) * 32];
-          Multiply(upper[u].x, lower[u].x, upper[u].y, lower[u].y, values.x, values.y, sums[tile]);
-          Multiply(upper[u].z, lower[u].z, upper[u].w, lower[u].w, values.z, values.w, sums[tile]);
+        for (int v = u; v < u + kSumStretches; ++v) {
+#pragma unroll
+          for (int tile = 0; tile < kTiles; ++tile) {
+            const uint4 values = x[(v * kTiles + tile) * 32];
+            Multiply(upper[v].x, lower[v].x, upper[v].y, lower[v].y, values.x, values.y, to[tile]);
+            Multiply(upper[v].z, lower[v].z, upper[v].w, lower[v].w, values.z, values.w, to[tile]);
+          }
+          weights.Load(v, &upper[v], &lower[v]);
         }
-        weights.Load(u, &upper[u], &lower[u]);
+        if constexpr (kHeads) {
+          AddWeighted(
+              parts,
+              of_heads + (chunk * kChunk / kLeftColumns + u / kSumStretches) * kTiles * kTileRows,
+              sums);
+        }
       }
       if (!call.resident) {
         load_x(chunk + 1 < chunks ? chunk + 1 : 0);
@@ -291,11 +331,7 @@ Call CallOf(const MatMulArgs& args, const Beside& beside, const FewRows& few) {
   call.rows = few.rows;
   call.first_step = kOutputs;
   call.second = kTileRows;
-  if (beside.normed != nullptr) {
-    call.squares = few.squares;
-    call.square_parts = SquareParts(args.w.cols);
-    call.eps = beside.normed->eps;
-  }
+  call.lacks = beside.lacks;
   int64_t outputs = args.w.rows;
   if (beside.mlp != nullptr) {
     call.activates = true;
@@ -307,7 +343,7 @@ Call CallOf(const MatMulArgs& args, const Beside& beside, const FewRows& few) {
     call.norms = true;
     call.out = beside.norm->y;
     call.weight = beside.norm->weight;
-    call.out_squares = few.out_squares;
+    call.leaves = beside.leaves;
   }
   call.groups = static_cast<int>(CeilDiv(outputs, call.first_step));
   return call;
@@ -319,25 +355,31 @@ Call RowsOf(const Call& call, int first, int rows) {
   part.args.x = RowsFrom(call.args.x, first);
   part.args.y = RowsFrom(call.args.y, first);
   part.rows = rows;
-  if (call.squares != nullptr) {
-    part.squares = call.squares + int64_t{first} * call.square_parts;
+  if (call.lacks.data != nullptr) {
+    part.lacks.squares += int64_t{first} * call.lacks.heads * call.lacks.parts;
   }
   if (call.activates || call.norms) {
     part.out = RowsFrom(call.out, first);
   }
   if (call.norms) {
-    part.out_squares = call.out_squares + int64_t{first} * call.groups;
+    part.leaves.squares += int64_t{first} * call.groups;
   }
   return part;
 }
 
 void LaunchAlone(Call call, cudaStream_t stream) {
   const int tiles = call.rows <= kTileRows ? 1 : 2;
-  const auto kernel = tiles == 1 ? FewRowsKernel<1> : FewRowsKernel<2>;
+  const bool heads = call.by_heads();
+  const auto kernel = tiles == 1 ? heads ? FewRowsKernel<1, true> : FewRowsKernel<1, false>
+                      : heads ? FewRowsKernel<2, true>
+                                 : FewRowsKernel<2, false>;
+  const unsigned chunks = CeilDiv(ShareOf(call.args.w.cols, heads), kChunk);
   const size_t chunk_bytes = sizeof(uint4) * kThreads * kUnroll * static_cast<size_t>(tiles);
-  const size_t bytes = chunk_bytes * CeilDiv(ShareOf(call.args.w.cols), kChunk);
-  call.resident = bytes <= MostKept();
-  LaunchShape shape = {dim3(1), kThreads, call.resident ? bytes : chunk_bytes};
+  const size_t head_bytes = heads ? sizeof(float) * kWarps * chunks * (kChunk / kLeftColumns) *
+                                        static_cast<size_t>(tiles * kTileRows)
+                                  : 0;
+  call.resident = chunk_bytes * chunks + head_bytes <= MostKept();
+  LaunchShape shape = {dim3(1), kThreads, chunk_bytes * (call.resident ? chunks : 1) + head_bytes};
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                        static_cast<int>(shape.shared_bytes));
   int blocks = 0;  // of a multiprocessor

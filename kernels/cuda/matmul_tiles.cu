@@ -8,68 +8,44 @@
 //
 // How a sum is cut depends on the numbers of columns and outputs alone, and rows do not mix, so a
 // row's result does not depend on the others. wgmma is there on sm_90a alone.
-#include <iterator>
+#include <algorithm>
+#include <span>
 
 #include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/few_rows.cuh"
+#include "kernels/cuda/left_factors.cuh"
 #include "kernels/cuda/tensor_map.h"
+#include "kernels/cuda/wgmma.cuh"
 
 namespace evenflow {
 namespace few_rows {
 namespace {
 
-constexpr int kRows = kMaxTileRows;  // those of a wgmma's first operand
-constexpr int kColumns = 64;         // of a stage: a row of it is as wide as swizzling allows
-constexpr int kRowBytes = kColumns * sizeof(__nv_bfloat16);
+constexpr int kRows = kMaxTileRows;        // those of a wgmma's first operand
+constexpr int kRowBytes = kSwizzledBytes;  // of a stage
+constexpr int kColumns = kRowBytes / sizeof(__nv_bfloat16);
 constexpr int kGroups = 2;    // of warps, kWarps in all
 constexpr int kRowWarps = 4;  // of such a group: 16 rows each
 constexpr int kLaunchedThreads = kThreads + 32;
 static_assert(kGroups * kRowWarps == kWarps && kRowWarps * 16 == kRows);
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-// Swizzled rows of 128 bytes, from `shared` on, as an operand of wgmma.
-__device__ inline uint64_t OperandAt(const void* shared) {
-  constexpr uint64_t kSwizzled = uint64_t{1} << 62;
-  constexpr uint64_t kEightRows = uint64_t{8 * kRowBytes / 16} << 32;
-  return kSwizzled | kEightRows | (SharedAddress(shared) & 0x3ffff) >> 4;
-}
-
-// s [64, n] += x [64, 16] w [n, 16]^T for 64 and 96 outputs, 8 of them after the other.
-#define FOUR(i) "+f"(s[i][0]), "+f"(s[i][1]), "+f"(s[i][2]), "+f"(s[i][3])
-
-__device__ inline void MultiplyAsync(uint64_t x, uint64_t w, float (&s)[8][4]) {
-  asm volatile(
-      "{\n"
-      ".reg .pred adds;\n"
-      "setp.eq.u32 adds, 0, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, "
-      "%9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, "
-      "%27, %28, %29, %30, %31}, %32, %33, adds, 1, 1, 0, 0;\n"
-      "}"
-      : FOUR(0), FOUR(1), FOUR(2), FOUR(3), FOUR(4), FOUR(5), FOUR(6), FOUR(7)
-      : "l"(x), "l"(w));
-}
-
-__device__ inline void MultiplyAsync(uint64_t x, uint64_t w, float (&s)[12][4]) {
-  asm volatile(
-      "{\n"
-      ".reg .pred adds;\n"
-      "setp.eq.u32 adds, 0, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, "
-      "%9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, "
-      "%27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, "
-      "%45, %46, %47}, %48, %49, adds, 1, 1, 0, 0;\n"
-      "}"
-      : FOUR(0), FOUR(1), FOUR(2), FOUR(3), FOUR(4), FOUR(5), FOUR(6), FOUR(7), FOUR(8), FOUR(9),
-        FOUR(10), FOUR(11)
-      : "l"(x), "l"(w));
-}
-
-#undef FOUR
-
 __device__ inline float4 Either(bool first, const float (&a)[4], const float (&b)[4]) {
   return make_float4(first ? a[0] : b[0], first ? a[1] : b[1], first ? a[2] : b[2],
                      first ? a[3] : b[3]);
+}
+
+// to += what products left, times the factors of its upper and its lower rows.
+template <int kTiles>
+__device__ inline void AddWeighted(const float (&products)[kTiles][4], float upper, float lower,
+                                   float (&to)[kTiles][4]) {
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      to[i][j] = fmaf(products[i][j], j < 2 ? upper : lower, to[i][j]);
+    }
+  }
 }
 
 // All but the one that asks for stages.
@@ -85,8 +61,9 @@ class Piece {
 
   __device__ void LoadOld(const Call& call) { outputs_.LoadOld(call.args); }
 
+  // `factors`: of rows, nullptr where sums have them already.
   __device__ void Finish(const Call& call, float (&values)[4], const float* factors) const {
-    outputs_.Find(values, factors[outputs_.row]);
+    outputs_.Find(values, factors == nullptr ? 1.0f : factors[outputs_.row]);
     if (call.activates) {  // the lane 2 further has up
       float ups[4];
 #pragma unroll
@@ -123,8 +100,9 @@ class Piece {
 };
 #endif
 
-// kN: outputs of a tile. kParts: blocks of a cluster. What a block shares:
-template <int kN, int kParts, int kStages>
+// kN: outputs of a tile. kParts: blocks of a cluster. kFactors: of a row, in the block's part of
+// the columns, where each head has one; else 1. What a block shares:
+template <int kN, int kParts, int kStages, int kFactors>
 struct Tile {
   static constexpr int kTiles = kN / 8;                  // of 8 outputs
   static constexpr int kHalf = kTiles / kGroups;         // what a group of warps adds up
@@ -153,18 +131,18 @@ struct Tile {
   };
 
   Sums others[kParts - 1];  // of the other blocks
-  float factors[kRows];
+  float factors[kFactors][kRows];
   CopyBarrier arrived[kStages];
   ArrivalBarrier read[kStages];
   CopyBarrier sums;
 };
 
-template <int kN, int kParts, int kStages>
+template <int kN, int kParts, int kStages, int kFactors>
 __global__ void __launch_bounds__(kLaunchedThreads, 2)
     TilesKernel(const Call call, const __grid_constant__ CUtensorMap w,
                 const __grid_constant__ CUtensorMap x) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  using Shared = Tile<kN, kParts, kStages>;
+  using Shared = Tile<kN, kParts, kStages, kFactors>;
   extern __shared__ __align__(1024) std::byte memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const int warp = static_cast<int>(threadIdx.x / 32);
@@ -221,38 +199,63 @@ __global__ void __launch_bounds__(kLaunchedThreads, 2)
     return;
   }
   piece.LoadOld(call);
+  if constexpr (kFactors == 1) {
+    Factors<kRows> found;  // before squares are driven out by the next product's W
+    found.Load(call);
+    found.Find(call, shared.factors[0]);
+  }
 
   // The same in a warp, and known to be.
   const int warps = __shfl_sync(0xffffffffu, warp / kRowWarps, 0);
   const uint64_t first_x = OperandAt(shared.stages[0].x);
   const uint64_t first_w = OperandAt(shared.stages[0].w);
-  float sums[Shared::kTiles][4] = {};
-  int last = -1;
-  for (int i = warps; i < count; i += kGroups) {
-    const int slot = i % kStages;
-    shared.arrived[slot].Wait(i / kStages % 2);
-    const auto at = static_cast<uint64_t>(slot) * (sizeof(typename Shared::Stage) / 16);
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+  int i = warps, last = -1;
+  // The group's next stages, before `end`.
+  const auto multiply = [&](int end, float(&sums)[Shared::kTiles][4]) {
+    for (; i < end; i += kGroups) {
+      const int slot = i % kStages;
+      shared.arrived[slot].Wait(i / kStages % 2);
+      const auto at = static_cast<uint64_t>(slot) * (sizeof(typename Shared::Stage) / 16);
+      asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
-    for (uint64_t k = 0; k < kRowBytes / 16; k += 2) {
-      MultiplyAsync(first_x + at + k, first_w + at + k, sums);
-    }
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-    if (last >= 0) {
-      asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
-      if (lane == 0) {
-        shared.read[last].Arrive();
+      for (uint64_t k = 0; k < kRowBytes / 16; k += 2) {
+        MultiplyAsync(first_x + at + k, first_w + at + k, sums);
       }
+      asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+      if (last >= 0) {
+        asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+        if (lane == 0) {
+          shared.read[last].Arrive();
+        }
+      }
+      last = slot;
     }
-    last = slot;
-  }
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 #pragma unroll
-  for (auto& tile : sums) {
-    asm volatile("" : "+f"(tile[0]), "+f"(tile[1]), "+f"(tile[2]), "+f"(tile[3]));
+    for (auto& tile : sums) {
+      asm volatile("" : "+f"(tile[0]), "+f"(tile[1]), "+f"(tile[2]), "+f"(tile[3]));
+    }
+  };
+  const int rows = warp % kRowWarps;
+  float sums[Shared::kTiles][4] = {};
+  if constexpr (kFactors == 1) {
+    multiply(count, sums);
+  } else {
+    const int stages = call.lacks.dim / kColumns;  // of a head
+    const int first = begin / stages;
+    const int heads = (begin + count - 1) / stages - first + 1;
+    for (int f = static_cast<int>(threadIdx.x); f < heads * kRows; f += kThreads) {
+      shared.factors[f / kRows][f % kRows] = HeadFactor(call, f % kRows, first + f / kRows);
+    }
+    AwaitWarps();
+    for (int head = 0; head < heads; ++head) {
+      float part[Shared::kTiles][4] = {};
+      multiply(min((first + head + 1) * stages - begin, count), part);
+      const float* const factors = &shared.factors[head][16 * rows + lane / 4];
+      AddWeighted(part, factors[0], factors[8], sums);
+    }
   }
 
-  const int rows = warp % kRowWarps;
   AwaitWarps();  // all stages have been read
 #pragma unroll
   for (int i = 0; i < Shared::kHalf; ++i) {
@@ -267,8 +270,6 @@ __global__ void __launch_bounds__(kLaunchedThreads, 2)
     shared.own[group / Shared::kShare].of[rows][group % Shared::kShare][i % 2][lane] =
         make_float4(keep.x + other.x, keep.y + other.y, keep.z + other.z, keep.w + other.w);
   }
-  Factors<kRows> found;
-  found.Load(call);
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   AwaitCluster();  // all of its blocks have begun
   AwaitWarps();
@@ -278,8 +279,6 @@ __global__ void __launch_bounds__(kLaunchedThreads, 2)
                           to);
   }
   __syncwarp();
-  found.Find(call, shared.factors);  // while they come
-  AwaitWarps();
   shared.sums.Wait(0);
   ArriveAtCluster();
   for (int i = warp; i < 2 * Shared::kShare * row_warps; i += kWarps) {
@@ -301,7 +300,7 @@ __global__ void __launch_bounds__(kLaunchedThreads, 2)
         values[2 * j + 1] += two.y;
       }
     }
-    piece.Finish(call, values, shared.factors);
+    piece.Finish(call, values, kFactors == 1 ? shared.factors[0] : nullptr);
   }
   AwaitCluster();  // what was sent has been read
 #elif __CUDA_ARCH__ == 900
@@ -315,23 +314,31 @@ struct Plan {
   size_t shared_bytes;
 };
 
-template <int kN, int kParts, int kStages>
+template <int kN, int kParts, int kStages, int kFactors = 1>
 constexpr Plan PlanOf() {
-  return {kN, kParts, TilesKernel<kN, kParts, kStages>, sizeof(Tile<kN, kParts, kStages>)};
+  return {kN, kParts, TilesKernel<kN, kParts, kStages, kFactors>,
+          sizeof(Tile<kN, kParts, kStages, kFactors>)};
 }
 
-// Few outputs leave multiprocessors for more parts.
+// Few outputs leave multiprocessors for more parts. A part of the columns has half of the heads at
+// most, and may begin within one.
+constexpr int kPartHeads = kMaxLeftHeads / 2 + 1;
 constexpr Plan kPlans[] = {PlanOf<64, 4, 6>(), PlanOf<64, 2, 6>(), PlanOf<96, 2, 4>()};
-constexpr size_t kMaxSharedBytes = 113 << 10;  // of two blocks a multiprocessor, on sm_90
-static_assert(kPlans[0].shared_bytes <= kMaxSharedBytes &&
-              kPlans[1].shared_bytes <= kMaxSharedBytes &&
-              kPlans[2].shared_bytes <= kMaxSharedBytes);
+constexpr Plan kPlansByHeads[] = {PlanOf<64, 4, 6, kPartHeads>(), PlanOf<64, 2, 6, kPartHeads>()};
+
+constexpr bool FitTwice(std::span<const Plan> plans) {
+  constexpr size_t kMost = 113 << 10;  // of two blocks a multiprocessor, on sm_90
+  return std::all_of(plans.begin(), plans.end(),
+                     [](const Plan& plan) { return plan.shared_bytes <= kMost; });
+}
+
+static_assert(FitTwice(kPlans) && FitTwice(kPlansByHeads));
 
 // The first whose blocks all run at once, if any.
-const Plan& PlanFor(int64_t outputs) {
+const Plan& PlanFor(std::span<const Plan> plans, int64_t outputs) {
   static const unsigned places = 2 * static_cast<unsigned>(Multiprocessors());
-  const Plan* plan = kPlans;
-  while (plan + 1 < std::end(kPlans) &&
+  const Plan* plan = plans.data();
+  while (plan != &plans.back() &&
          CeilDiv(outputs, plan->outputs) * static_cast<unsigned>(plan->parts) > places) {
     ++plan;
   }
@@ -360,7 +367,7 @@ CUtensorMap MapOfX(const Call& call) {
 
 void LaunchTiles(const Call& call, cudaStream_t stream) {
   const int64_t outputs = int64_t{call.groups} * kOutputs;
-  const Plan& plan = PlanFor(outputs);
+  const Plan& plan = call.by_heads() ? PlanFor(kPlansByHeads, outputs) : PlanFor(kPlans, outputs);
   const auto parts = static_cast<unsigned>(plan.parts);
   const LaunchShape shape = {dim3(CeilDiv(outputs, plan.outputs) * parts), kLaunchedThreads,
                              plan.shared_bytes, parts};
@@ -376,9 +383,11 @@ bool HasTiles() {
   if (major != 9 || FindTensorMapEncode() == nullptr) {
     return false;
   }
-  for (const Plan& plan : kPlans) {
-    cudaFuncSetAttribute(plan.run, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         static_cast<int>(plan.shared_bytes));
+  for (const std::span<const Plan> plans : {std::span<const Plan>(kPlans), {kPlansByHeads}}) {
+    for (const Plan& plan : plans) {
+      cudaFuncSetAttribute(plan.run, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(plan.shared_bytes));
+    }
   }
   return true;
 }

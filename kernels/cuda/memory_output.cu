@@ -8,7 +8,7 @@ constexpr int kKept = 4;  // channels that a thread keeps in registers
 
 // A block for a token's head, or whatever is normalised together. T: of skip and gate.
 template <class T>
-__global__ void MemoryOutputKernel(MemoryOutputArgs args) {
+__global__ void MemoryOutputKernel(MemoryOutputArgs args, LeftFactors left) {
   extern __shared__ float tile_sums[];
   const int64_t token = blockIdx.x;
   const int head = static_cast<int>(blockIdx.y);
@@ -77,7 +77,15 @@ __global__ void MemoryOutputKernel(MemoryOutputArgs args) {
       sum_tile(i, i < dim ? read(i) : 0, i < dim ? Activate(args.gate_activation, gate(i)) : 0);
     }
     __syncthreads();
-    factor = InverseRms(SumTiles(tile_sums, Tiles(dim)), dim, args.eps);
+    const int tiles = Tiles(dim);
+    if (left.data == nullptr) {
+      factor = InverseRms(SumTiles(tile_sums, tiles), dim, args.eps);
+    }
+    for (int part = thread; left.data != nullptr && part < left.parts; part += threads) {
+      const int tile = part * kPartTiles;
+      left.squares[(token * args.heads + head) * left.parts + part] =
+          SumPart(tile_sums + tile, tiles - tile);
+    }
   }
   for_channels([&](int i, float value, float gated, float w) {
     float added = 0;
@@ -140,25 +148,25 @@ __global__ void __launch_bounds__(32 * kHeadWarps)
       const Four w = weight == nullptr ? Four{{1, 1, 1, 1}} : LoadFour(weight + i);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        values[j].x[e] *= factor * w.x[e] * gates[j].x[e];
+        values[j].x[e] = Finished(values[j].x[e], factor, w.x[e], 0, gates[j].x[e]);
       }
       StoreFour(args.y, token * args.y.stride + column + i, values[j]);
     }
   }
 }
 
-// No skip, no normaliser, and everything in whole pieces of 4 channels.
-bool ServesWarps(const MemoryOutputArgs& args, const CudaStep& step) {
-  return !step.batch_invariant && step.token_count >= kFewestTokens && args.skip.data == nullptr &&
-         !args.normalizer && args.norm != OutputNorm::kGroup && args.value_dim <= 128 * kMaxFours &&
-         args.value_dim % 4 == 0 && InFours(args.gate) && InFours(args.y) && InFours(args.o) &&
-         InFours(args.weight);
+// All is done here, no skip, no normaliser, and everything in whole pieces of 4 channels.
+bool ServesWarps(const MemoryOutputArgs& args, const LeftFactors& left, const CudaStep& step) {
+  return left.data == nullptr && !step.batch_invariant && step.token_count >= kFewestTokens &&
+         args.skip.data == nullptr && !args.normalizer && args.norm != OutputNorm::kGroup &&
+         args.value_dim <= 128 * kMaxFours && args.value_dim % 4 == 0 && InFours(args.gate) &&
+         InFours(args.y) && InFours(args.o) && InFours(args.weight);
 }
 
 }  // namespace
 
-void CudaMemoryOutput(const MemoryOutputArgs& args, const CudaStep& step) {
-  if (ServesWarps(args, step)) {
+void CudaMemoryOutput(const MemoryOutputArgs& args, const LeftFactors& left, const CudaStep& step) {
+  if (ServesWarps(args, left, step)) {
     const int64_t count = int64_t{step.token_count} * args.heads;
     WithType(args.gate.dtype, [&]<class T>() {
       Launch(HeadOutputKernel<T>, {dim3(CeilDiv(count, kHeadWarps)), 32 * kHeadWarps}, step.stream,
@@ -171,7 +179,7 @@ void CudaMemoryOutput(const MemoryOutputArgs& args, const CudaStep& step) {
   const DType dtype = args.gate.data == nullptr ? args.skip.dtype : args.gate.dtype;
   const size_t bytes = sizeof(float) * static_cast<size_t>(Tiles(args.value_dim));
   WithType(dtype, [&]<class T>() {
-    Launch(MemoryOutputKernel<T>, {blocks, threads, bytes}, step.stream, args);
+    Launch(MemoryOutputKernel<T>, {blocks, threads, bytes}, step.stream, args, left);
   });
 }
 

@@ -2,7 +2,8 @@
 // the decode kernel, to which it may be left. For .cu files.
 //
 // A norm's squares are added up as butterflies: first those of 16 adjacent channels, then these
-// sums, 32 of them at a time.
+// sums, 32 of them at a time; or, where the product that reads y finds the factor, 4 of these as
+// they come.
 #ifndef EVENFLOW_KERNELS_CUDA_MEMORY_OUTPUT_CUH_
 #define EVENFLOW_KERNELS_CUDA_MEMORY_OUTPUT_CUH_
 
@@ -42,6 +43,18 @@ __device__ inline float SumTiles(const float* sums, int tiles) {
     sum += sums[i];
   }
   return WarpSum(sum);
+}
+
+// What is left of them to a product; `count` of the part's tiles exist.
+inline constexpr int kPartTiles = 4;
+
+__device__ inline float SumPart(const float* sums, int count) {
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kPartTiles; ++i) {
+    sum += i < count ? sums[i] : 0.0f;
+  }
+  return sum;
 }
 
 // A channel of y. `centred`: what was read, less the mean of the norms that take it off.

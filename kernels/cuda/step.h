@@ -112,18 +112,33 @@ void CudaMemoryInputs(const MemoryInputsArgs& args, const CudaStep& step);
 void CudaPrecondition(const PreconditionArgs& args, const CudaStep& step);
 void CudaGeneralizedDeltaKeys(const GeneralizedDeltaKeysArgs& args, const CudaStep& step);
 
+// RMSNorm is one factor a row or a row's head, so the product that reads what is normalised can
+// apply it: what such rows lack, and from what it is found. Written by the operation that leaves
+// it.
+struct LeftFactors {
+  const void* data = nullptr;  // of the rows; nullptr: they lack nothing
+  float* squares = nullptr;    // device [row, heads, parts]: sums of what was normalised
+  int heads = 1;
+  int parts = 0;
+  int dim = 0;  // channels of a head
+  float eps = 0;
+};
+
 // What is left to Advance, in place of launches of their own. nullptr: nothing.
 struct BesideAdvance {
   const MemoryInputsArgs* inputs = nullptr;  // of its inputs, which stay unwritten
   const MemoryOutputArgs* output = nullptr;  // of what it reads, which stays unwritten
+  LeftFactors left = {};                     // by the output
 };
 
 // Also fills step.health of args.memory_layer. REQUIRES of what is beside it: CanGoBefore,
 // CanFollow.
 void CudaAdvance(const AdvanceArgs& args, const CudaStep& step, const BesideAdvance& beside = {});
 bool CanGoBefore(const AdvanceArgs& args, const MemoryInputsArgs& inputs, const CudaStep& step);
-bool CanFollow(const AdvanceArgs& args, const MemoryOutputArgs& output, const CudaStep& step);
-void CudaMemoryOutput(const MemoryOutputArgs& args, const CudaStep& step);
+// `left`: what the output leaves to the product that reads it.
+bool CanFollow(const AdvanceArgs& args, const MemoryOutputArgs& output, const LeftFactors& left,
+               const CudaStep& step);
+void CudaMemoryOutput(const MemoryOutputArgs& args, const LeftFactors& left, const CudaStep& step);
 void CudaWindowAttention(const WindowAttentionArgs& args, const CudaStep& step);
 void CudaMlpActivation(const MlpActivationArgs& args, const CudaStep& step);
 

@@ -11,7 +11,7 @@
 namespace evenflow {
 namespace {
 
-constexpr int kDim = 2048, kProjected = 12288, kInner = 4096, kHidden = 2816;
+constexpr int kDim = 2048, kProjected = 12288, kInner = 4096, kHidden = 2816, kHeads = 8;
 constexpr int kLayers = 4;  // whose weights do not fit into a cache
 constexpr int kMostRows = 256;
 constexpr int kReplays = 40;
@@ -56,6 +56,7 @@ class Layers {
       std::exit(1);
     }
     inner_.Fill(-1, 1);
+    inner_squares_.Fill(0, 1);
     norm_weight_.Fill(0.5f, 1.5f);
   }
 
@@ -73,48 +74,55 @@ class Layers {
     norm.feeds_product = true;
     MlpActivationArgs mlp = {.gate_up = gate_up, .y = hidden, .size = kHidden};
     mlp.feeds_product = true;
+    MemoryOutputArgs output;
+    output.heads = kHeads;
+    output.value_dim = kInner / kHeads;
+    output.y = MatrixOf(inner_, DType::kBF16, kInner);
+    output.feeds_product = true;
+    LeftFactors inner;  // by the memory's output
+    if (matmul_->TakesFactors(output, step)) {
+      inner = matmul_->Leave(output, rows);
+      inner.squares = inner_squares_.As<float>();
+    }
     CudaNorm(norm, step);
-    bool lacks = false;  // normed_ the factors
+    LeftFactors left;  // by the norm before
     for (int layer = 0; layer < kLayers; ++layer) {
-      Beside beside;
       MatMulArgs args = {.x = normed,
                          .w = projection_.Of(layer),
                          .y = MatrixOf(projected_, DType::kBF16, kProjected)};
-      beside.normed = lacks ? &norm : nullptr;
-      matmul_->Run(args, beside, step);
+      matmul_->Run(args, {.lacks = left}, step);
 
       args = {.x = MatrixOf(inner_, DType::kBF16, kInner), .w = back_.Of(layer), .y = residual};
       args.add = true;
-      lacks = Follow(args, norm, step);
+      left = Follow(args, inner, norm, step);
 
       args = {.x = normed, .w = mlp_.Of(layer), .y = gate_up};
       const bool activates = matmul_->RunsBeside(args, step);
-      beside = {};
-      beside.normed = lacks ? &norm : nullptr;
-      beside.mlp = activates ? &mlp : nullptr;
-      matmul_->Run(args, beside, step);
+      matmul_->Run(args, {.lacks = left, .mlp = activates ? &mlp : nullptr}, step);
       if (!activates) {
         CudaMlpActivation(mlp, step);
       }
 
       args = {.x = hidden, .w = down_.Of(layer), .y = residual};
       args.add = true;
-      lacks = Follow(args, norm, step);
+      left = Follow(args, {}, norm, step);
     }
   }
 
  private:
-  // The product and then the norm; whether that was beside it.
-  bool Follow(const MatMulArgs& args, const NormArgs& norm, const CudaStep& step) {
-    Beside beside;
+  // The product and then the norm; what that leaves, if it was beside it.
+  LeftFactors Follow(const MatMulArgs& args, const LeftFactors& lacks, const NormArgs& norm,
+                     const CudaStep& step) {
+    Beside beside = {.lacks = lacks};
     if (matmul_->RunsBeside(args, step)) {
       beside.norm = &norm;
+      beside.leaves = matmul_->Leave(norm, step.token_count);
     }
     matmul_->Run(args, beside, step);
     if (beside.norm == nullptr) {
       CudaNorm(norm, step);
     }
-    return beside.norm != nullptr;
+    return beside.leaves;
   }
 
   std::unique_ptr<CudaMatMul> matmul_;
@@ -123,6 +131,7 @@ class Layers {
   const Memory residual_{sizeof(float) * kMostRows * kDim}, normed_{Bf16Bytes(kMostRows, kDim)},
       projected_{Bf16Bytes(kMostRows, kProjected)}, inner_{Bf16Bytes(kMostRows, kInner)},
       gate_up_{Bf16Bytes(kMostRows, 2 * kHidden)}, hidden_{Bf16Bytes(kMostRows, kHidden)},
+      inner_squares_{sizeof(float) * kMostRows * kInner / kLeftColumns},
       norm_weight_{sizeof(float) * kDim};
 };
 
