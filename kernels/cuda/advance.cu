@@ -12,7 +12,7 @@ namespace {
 constexpr size_t kAlignment = 256;
 // Of a step whose MemoryInputs are left to the decode kernel: with more it takes longer
 // (kernels/cuda/README.md).
-constexpr int kMaxPreparedRows = 16;
+constexpr int kMaxPreparedRows = 32;
 
 size_t RoundUp(size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;

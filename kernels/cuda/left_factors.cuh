@@ -48,6 +48,20 @@ __device__ void FindHeadFactors(const Call& call, int begin, int columns, float*
   __syncwarp();
 }
 
+// sums += parts, times the factors of two adjacent rows of each tile of rows.
+template <int kTileRows, int kTiles>
+__device__ void AddWeighted(const float (&parts)[kTiles][4], const float* factors,
+                            float (&sums)[kTiles][4]) {
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const float2 two = *reinterpret_cast<const float2*>(factors + tile * kTileRows);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      sums[tile][i] = fmaf(parts[tile][i], i % 2 == 0 ? two.x : two.y, sums[tile][i]);
+    }
+  }
+}
+
 // What each of kRows rows is multiplied by, where it is not by heads: squares are asked for before
 // there is time to wait for them, and added up after it, by the block's first kThreads threads,
 // always as by a warp a row.

@@ -158,20 +158,6 @@ __device__ void Finish(const Call& call, int group, const Outputs<1>& output,
   }
 }
 
-// sums += parts, times the factors of rows 0, 1, 8, 9, ...
-template <int kTiles>
-__device__ void AddWeighted(const float (&parts)[kTiles][4], const float* factors,
-                            float (&sums)[kTiles][4]) {
-#pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
-    const float2 two = *reinterpret_cast<const float2*>(factors + tile * kTileRows);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      sums[tile][i] = fmaf(parts[tile][i], i % 2 == 0 ? two.x : two.y, sums[tile][i]);
-    }
-  }
-}
-
 template <int kTiles, bool kHeads>
 __global__ void __launch_bounds__(kThreads, 2) FewRowsKernel(Call call) {
   extern __shared__ uint4 pieces[];  // of x, [warp, stretch, kTiles, lane], then factors of heads
@@ -252,7 +238,7 @@ __global__ void __launch_bounds__(kThreads, 2) FewRowsKernel(Call call) {
           weights.Load(v, &upper[v], &lower[v]);
         }
         if constexpr (kHeads) {
-          AddWeighted(
+          AddWeighted<kTileRows>(
               parts,
               of_heads + (chunk * kChunk / kLeftColumns + u / kSumStretches) * kTiles * kTileRows,
               sums);

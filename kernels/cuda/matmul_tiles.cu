@@ -37,8 +37,8 @@ __device__ inline float4 Either(bool first, const float (&a)[4], const float (&b
 
 // to += what products left, times the factors of its upper and its lower rows.
 template <int kTiles>
-__device__ inline void AddWeighted(const float (&products)[kTiles][4], float upper, float lower,
-                                   float (&to)[kTiles][4]) {
+__device__ inline void AddHead(const float (&products)[kTiles][4], float upper, float lower,
+                               float (&to)[kTiles][4]) {
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) {
 #pragma unroll
@@ -252,7 +252,7 @@ __global__ void __launch_bounds__(kLaunchedThreads, 2)
       float part[Shared::kTiles][4] = {};
       multiply(min((first + head + 1) * stages - begin, count), part);
       const float* const factors = &shared.factors[head][16 * rows + lane / 4];
-      AddWeighted(part, factors[0], factors[8], sums);
+      AddHead(part, factors[0], factors[8], sums);
     }
   }
 

@@ -283,7 +283,7 @@ void ExpectBitsOfOneByOne(const LayerCase& c, DType activations, int rows, bool 
     }
   }
   const bool narrow = activations == DType::kBF16;
-  EXPECT_EQ(together.HasInputs(), rows <= 16);
+  EXPECT_EQ(together.HasInputs(), rows <= 32);
   EXPECT_EQ(together.HasOutput(),
             c.output == OutputNorm::kNone || (narrow && c.shape.value_dim % 64 == 0));
   EXPECT_FALSE(apart.HasInputs() || apart.HasOutput());
@@ -297,7 +297,7 @@ void ExpectBitsOfOneByOne(const LayerCase& c, DType activations, int rows, bool 
 
 TEST_P(CudaMemoryLayerTest, TogetherHasTheBitsOfOneByOne) {
   ExpectBitsOfOneByOne(GetParam(), DType::kF32, 2, false);
-  for (const int rows : {2, 11, 21}) {
+  for (const int rows : {2, 11, 24}) {
     for (const bool batch_invariant : {false, true}) {
       SCOPED_TRACE(std::to_string(rows) + (batch_invariant ? " rows, batch-invariant" : " rows"));
       ExpectBitsOfOneByOne(GetParam(), DType::kBF16, rows, batch_invariant);
