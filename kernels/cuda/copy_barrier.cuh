@@ -164,19 +164,6 @@ class CopyBarrier {
         "r"(SharedAddress(&word_)), "r"(SharedAddress(from)), "r"(bytes), "r"(rank)
         : "memory");
   }
-
-  // To the same place in the shared memory of the cluster's block `rank`, whose barrier expects it.
-  __device__ void Send(float value, float* shared, int rank) const {
-    asm volatile(
-        "{\n"
-        ".reg .b32 to, barrier;\n"
-        "mapa.shared::cluster.u32 to, %0, %2;\n"
-        "mapa.shared::cluster.u32 barrier, %1, %2;\n"
-        "st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [to], %3, [barrier];\n"
-        "}" ::"r"(SharedAddress(shared)),
-        "r"(SharedAddress(&word_)), "r"(rank), "f"(value)
-        : "memory");
-  }
 #endif
 
   __device__ void Wait(int parity) const {
