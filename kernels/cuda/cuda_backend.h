@@ -161,7 +161,7 @@ class CudaBackend final : public Backend {
   std::optional<MatMulArgs> held_;
   std::optional<MemoryInputsArgs> held_inputs_;  // of held_advance_, if there is one
   std::optional<AdvanceArgs> held_advance_;
-  LeftFactors left_;  // by the newest operation
+  LeftFactors left_;  // by the newest product or MemoryOutput
   GraphKey key_;
   std::map<GraphKey, cudaGraphExec_t> graphs_;  // nullptr: that step has run once, as warm-up
 };

@@ -2,12 +2,14 @@
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/memory_output.cuh"
 
 namespace evenflow {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA advises for Hopper
 constexpr int kThreads = 256;
+static_assert(kLeftColumns == kPartTiles * kTile);  // a part of what MemoryOutput leaves
 
 cudaDataType TypeOf(DType dtype) {
   return dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF;

@@ -27,6 +27,7 @@ constexpr int kColumns = kRowBytes / sizeof(__nv_bfloat16);
 constexpr int kGroups = 2;    // of warps, kWarps in all
 constexpr int kRowWarps = 4;  // of such a group: 16 rows each
 constexpr int kLaunchedThreads = kThreads + 32;
+static_assert(kLeftColumns % kColumns == 0);  // a stage is of one head
 static_assert(kGroups * kRowWarps == kWarps && kRowWarps * 16 == kRows);
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
