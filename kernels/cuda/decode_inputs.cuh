@@ -47,8 +47,7 @@ struct DecodeInputs {
     static_assert(kDim / 2 <= Shape::kThreads);
     const int thread = static_cast<int>(threadIdx.x);
     if (plan.frequencies != nullptr && thread < kDim / 2) {
-      float2* const rotation = &shared->rotation[thread];
-      sincosf(RotaryAngle(position, plan.frequencies[thread]), &rotation->y, &rotation->x);
+      shared->rotation[thread] = RotationAt(position, plan.frequencies[thread]);
     }
     const DecayGateArgs& decay = plan.inputs.decay;
     const int head = static_cast<int>(blockIdx.y);

@@ -11,7 +11,6 @@ namespace evenflow {
 namespace {
 
 constexpr int kMaxWarps = 8;                // of a block
-constexpr int kKeptPairs = 4;               // whose rotation a lane keeps in registers
 constexpr size_t kSharedBytes = 48 * 1024;  // of a block
 
 // A head of queries or keys and what becomes of it.
@@ -21,48 +20,6 @@ struct Head {
   HeadNorm norm;
   float scale;
   float* out;  // [key_dim]
-};
-
-// Rotations of a token's heads; a lane has pairs lane, lane + 32, ...
-class Rotation {
- public:
-  // Reads nothing that a kernel writes. `frequencies` nullptr: none.
-  __device__ Rotation(const int64_t* positions, const double* frequencies, int64_t token, int pairs)
-      : frequencies_(frequencies), position_(frequencies == nullptr ? 0 : positions[token]) {
-#pragma unroll
-    for (int j = 0; j < kKeptPairs; ++j) {
-      const int i = static_cast<int>(threadIdx.x % 32) + 32 * j;
-      if (frequencies != nullptr && i < pairs) {
-        sincosf(RotaryAngle(position_, frequencies[i]), &sin_[j], &cos_[j]);
-      }
-    }
-  }
-
-  __device__ bool none() const {
-    return frequencies_ == nullptr;
-  }
-
-  // turn(i, cos, sin) for the lane's pairs.
-  template <class Turn>
-  __device__ void ForPairs(int pairs, const Turn& turn) const {
-    const int lane = static_cast<int>(threadIdx.x % 32);
-#pragma unroll
-    for (int j = 0; j < kKeptPairs; ++j) {
-      if (lane + 32 * j < pairs) {
-        turn(lane + 32 * j, cos_[j], sin_[j]);
-      }
-    }
-    for (int i = lane + 32 * kKeptPairs; i < pairs; i += 32) {
-      float sin, cos;
-      sincosf(RotaryAngle(position_, frequencies_[i]), &sin, &cos);
-      turn(i, cos, sin);
-    }
-  }
-
- private:
-  const double* const frequencies_;
-  const int64_t position_;
-  float sin_[kKeptPairs] = {}, cos_[kKeptPairs] = {};
 };
 
 // W x + b at output i, W [dim, dim].
@@ -127,12 +84,35 @@ __device__ void MapHead(const FeatureMapArgs& args, int dim, int lane, const flo
   }
 }
 
-// x and y are the warp's: [raw_key_dim] and [key_dim].
+// In registers, as the decode kernel does. REQUIRES: IsElementwise(map), key_dim 32 kCount.
+template <int kCount>
+__device__ void PrepareLanes(const MemoryInputsArgs& args, FeatureMap map, const Head& head,
+                             const float2* rotation) {
+  LaneChannels<kCount> channels;
+  channels.Load(args.projected, head.token, head.column);
+  channels.Prepare(map, head.norm, head.scale);
+  if (rotation != nullptr) {
+    channels.Turn(rotation);
+  }
+  channels.ForEach([&](int i, float x) { head.out[i] = x; });
+}
+
+// x and y are the warp's: [raw_key_dim] and [key_dim]. `rotation` [key_dim / 2], nullptr: none.
 template <class T>
 __device__ void PrepareHead(const MemoryInputsArgs& args, const FeatureMapArgs& map,
-                            const Head& head, const Rotation& rotation, float* x, float* y) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
+                            const Head& head, const float2* rotation, float* x, float* y) {
   const int dim = args.shape.key_dim;
+  if (IsElementwise(map.map)) {
+    switch (dim) {
+      case 64:
+        return PrepareLanes<2>(args, map.map, head, rotation);
+      case 128:
+        return PrepareLanes<4>(args, map.map, head, rotation);
+      case 256:
+        return PrepareLanes<8>(args, map.map, head, rotation);
+    }
+  }
+  const int lane = static_cast<int>(threadIdx.x % 32);
 #pragma unroll 8
   for (int i = lane; i < args.raw_key_dim; i += 32) {
     x[i] = LoadAs<T>(args.projected, head.token, head.column + i);
@@ -148,18 +128,19 @@ __device__ void PrepareHead(const MemoryInputsArgs& args, const FeatureMapArgs& 
     sum = WarpSum(sum);
   }
   const float factor = HeadNormFactor(head.norm, sum) * head.scale;
-  if (rotation.none()) {
+  if (rotation == nullptr) {
     for (int i = lane; i < dim; i += 32) {
       head.out[i] = y[i] * factor;
     }
     return;
   }
   const int half = dim / 2;
-  rotation.ForPairs(half, [&](int i, float cos, float sin) {
-    const RotaryPair turned = Rotate({y[i] * factor, y[i + half] * factor}, cos, sin);
+  for (int i = lane; i < half; i += 32) {
+    const RotaryPair turned =
+        Rotate({y[i] * factor, y[i + half] * factor}, rotation[i].x, rotation[i].y);
     head.out[i] = turned.low;
     head.out[i + half] = turned.high;
-  });
+  }
 }
 
 template <class T>
@@ -215,41 +196,61 @@ __device__ void PrepareState(const MemoryInputsArgs& args, int64_t token, int he
   }
 }
 
+// What a token has for warps, states only where they have something of their own.
+struct Items {
+  int queries, keys, values, states;
+
+  __host__ __device__ explicit Items(const MemoryInputsArgs& args)
+      : queries(args.shape.query_heads),
+        keys(args.k_column >= 0 ? args.shape.key_heads : 0),
+        values(args.shape.value_heads),
+        states(args.decay_column >= 0 || args.beta != nullptr ? args.shape.heads : 0) {}
+
+  __host__ __device__ int all() const { return queries + keys + values + states; }
+};
+
+// A block has some items of a token.
 template <class T>
-__global__ void MemoryInputsKernel(MemoryInputsArgs args, int tokens, const int64_t* positions,
+__global__ void MemoryInputsKernel(MemoryInputsArgs args, const int64_t* positions,
                                    const double* frequencies) {
-  extern __shared__ float shared[];
+  extern __shared__ float2 rotation[];  // [key_dim / 2], then the warps' vectors
   const MemoryShape& shape = args.shape;
-  const int keys = args.k_column >= 0 ? shape.key_heads : 0;
-  const int items = shape.query_heads + keys + shape.value_heads + shape.heads;
-  const auto warp = static_cast<int>(threadIdx.x / 32);
-  const int64_t index = int64_t{blockIdx.x} * (blockDim.x / 32) + warp;
-  const int64_t token = index / items;
-  int item = static_cast<int>(index % items);
-  const bool rotates = token < tokens && item < shape.query_heads + keys;
-  const Rotation rotation(positions, rotates ? frequencies : nullptr, token, shape.key_dim / 2);
+  const Items items(args);
+  const int64_t token = blockIdx.x;
+  const auto warps = static_cast<int>(blockDim.x / 32), warp = static_cast<int>(threadIdx.x / 32);
+  const int first = static_cast<int>(blockIdx.y) * warps;
+  int item = first + warp;
+  const int half = shape.key_dim / 2;
+  if (frequencies != nullptr && first < items.queries + items.keys) {
+    for (auto i = static_cast<int>(threadIdx.x); i < half; i += 32 * warps) {
+      rotation[i] = RotationAt(positions[token], frequencies[i]);
+    }
+    __syncthreads();
+  }
   AwaitInputs();
-  if (token >= tokens) {
+  if (item >= items.all()) {
     return;
   }
-  float* const x = shared + int64_t{warp} * (args.raw_key_dim + shape.key_dim);
+  float* const x = reinterpret_cast<float*>(rotation + (shape.key_dim + 1) / 2) +
+                   warp * (args.raw_key_dim + shape.key_dim);
   float* const y = x + args.raw_key_dim;
-  if (item < shape.query_heads) {
+  const float2* const turn = frequencies == nullptr ? nullptr : rotation;
+  if (item < items.queries) {
     const Head head = {token, args.q_column + item * args.raw_key_dim, args.q_norm, args.q_scale,
                        args.q + (token * shape.query_heads + item) * shape.key_dim};
-    return PrepareHead<T>(args, args.q_map, head, rotation, x, y);
+    return PrepareHead<T>(args, args.q_map, head, turn, x, y);
   }
-  item -= shape.query_heads;
-  if (item < keys) {
+  item -= items.queries;
+  if (item < items.keys) {
     const Head head = {token, args.k_column + item * args.raw_key_dim, args.k_norm, 1.0f,
                        args.k + (token * shape.key_heads + item) * shape.key_dim};
-    return PrepareHead<T>(args, args.k_map, head, rotation, x, y);
+    return PrepareHead<T>(args, args.k_map, head, turn, x, y);
   }
-  item -= keys;
-  if (item < shape.value_heads) {
+  item -= items.keys;
+  if (item < items.values) {
     return PrepareValue<T>(args, token, item);
   }
-  PrepareState<T>(args, token, item - shape.value_heads);
+  PrepareState<T>(args, token, item - items.values);
 }
 
 }  // namespace
@@ -281,18 +282,18 @@ const double* CudaRotary::Frequencies(float base, int dim) {
 }
 
 void CudaMemoryInputs(const MemoryInputsArgs& args, const CudaStep& step) {
-  const MemoryShape& shape = args.shape;
-  const int items = shape.query_heads + (args.k_column >= 0 ? shape.key_heads : 0) +
-                    shape.value_heads + shape.heads;
-  const size_t warp_bytes =
-      sizeof(float) * static_cast<size_t>(args.raw_key_dim + args.shape.key_dim);
-  const int warps = std::clamp(static_cast<int>(kSharedBytes / warp_bytes), 1, kMaxWarps);
+  const auto key_dim = static_cast<size_t>(args.shape.key_dim);
+  const size_t rotation_bytes = (key_dim + 1) / 2 * sizeof(float2);
+  const size_t warp_bytes = (static_cast<size_t>(args.raw_key_dim) + key_dim) * sizeof(float);
+  const int items = Items(args).all();
+  const auto fitting = static_cast<int>((kSharedBytes - rotation_bytes) / warp_bytes);
+  const int warps = std::clamp(fitting, 1, std::min(items, kMaxWarps));
   const double* const frequencies = InputFrequencies(args, step);
-  const LaunchShape launch = {dim3(CeilDiv(int64_t{step.token_count} * items, warps)), warps * 32,
-                              static_cast<size_t>(warps) * warp_bytes};
+  const dim3 blocks(static_cast<unsigned>(step.token_count), CeilDiv(items, warps));
   WithType(args.projected.dtype, [&]<class T>() {
-    Launch(MemoryInputsKernel<T>, launch, step.stream, args, step.token_count, step.positions,
-           frequencies);
+    Launch(MemoryInputsKernel<T>,
+           {blocks, 32 * warps, rotation_bytes + static_cast<size_t>(warps) * warp_bytes},
+           step.stream, args, step.positions, frequencies);
   });
   if (args.level_weights.column >= 0) {
     CudaLevelWeights(args, step);

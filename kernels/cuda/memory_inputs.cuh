@@ -17,6 +17,13 @@ inline const double* InputFrequencies(const MemoryInputsArgs& args, const CudaSt
                               : nullptr;
 }
 
+// Cosine and sine of a rotation.
+__device__ inline float2 RotationAt(int64_t position, double frequency) {
+  float2 rotation;
+  sincosf(RotaryAngle(position, frequency), &rotation.y, &rotation.x);
+  return rotation;
+}
+
 // Whether a map takes each channel by itself.
 __host__ __device__ inline bool IsElementwise(FeatureMap map) {
   return map == FeatureMap::kIdentity || map == FeatureMap::kSilu || map == FeatureMap::kRelu ||

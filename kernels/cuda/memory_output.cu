@@ -104,17 +104,25 @@ constexpr int kFewestTokens = 17;  // of a step for which a block a head would b
 // The same for many tokens, a warp for a head: see ServesWarps.
 template <class T>
 __global__ void __launch_bounds__(32 * kHeadWarps)
-    HeadOutputKernel(MemoryOutputArgs args, int64_t count) {
-  AwaitInputs();
-  const int64_t index = int64_t{blockIdx.x} * kHeadWarps + threadIdx.x / 32;
-  if (index >= count) {
-    return;
-  }
+    HeadOutputKernel(MemoryOutputArgs args, int count) {
+  const int index = static_cast<int>(blockIdx.x * kHeadWarps + threadIdx.x / 32);
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int dim = args.value_dim;
   const int64_t token = index / args.heads;
-  const int64_t column = index % args.heads * dim;
-  const float* const o = args.o + index * dim;
+  const int column = index % args.heads * dim;
+  const float* const weight =
+      args.weight == nullptr || !args.weight_per_head ? args.weight : args.weight + column;
+  Four weights[kMaxFours];
+#pragma unroll
+  for (int j = 0; j < kMaxFours; ++j) {
+    const int i = 4 * (lane + 32 * j);
+    weights[j] = i < dim && weight != nullptr ? LoadFour(weight + i) : Four{{1, 1, 1, 1}};
+  }
+  AwaitInputs();
+  if (index >= count) {
+    return;
+  }
+  const float* const o = args.o + int64_t{index} * dim;
   const T* const gate = args.gate.data == nullptr ? nullptr
                                                   : static_cast<const T*>(args.gate.data) +
                                                         token * args.gate.stride + column;
@@ -139,16 +147,13 @@ __global__ void __launch_bounds__(32 * kHeadWarps)
   }
   const float factor =
       args.norm == OutputNorm::kNone ? 1.0f : InverseRms(WarpSum(squares), dim, args.eps);
-  const float* const weight =
-      args.weight == nullptr || !args.weight_per_head ? args.weight : args.weight + column;
 #pragma unroll
   for (int j = 0; j < kMaxFours; ++j) {
     const int i = 4 * (lane + 32 * j);
     if (i < dim) {
-      const Four w = weight == nullptr ? Four{{1, 1, 1, 1}} : LoadFour(weight + i);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        values[j].x[e] = Finished(values[j].x[e], factor, w.x[e], 0, gates[j].x[e]);
+        values[j].x[e] = Finished(values[j].x[e], factor, weights[j].x[e], 0, gates[j].x[e]);
       }
       StoreFour(args.y, token * args.y.stride + column + i, values[j]);
     }
@@ -167,7 +172,7 @@ bool ServesWarps(const MemoryOutputArgs& args, const LeftFactors& left, const Cu
 
 void CudaMemoryOutput(const MemoryOutputArgs& args, const LeftFactors& left, const CudaStep& step) {
   if (ServesWarps(args, left, step)) {
-    const int64_t count = int64_t{step.token_count} * args.heads;
+    const int count = step.token_count * args.heads;
     WithType(args.gate.dtype, [&]<class T>() {
       Launch(HeadOutputKernel<T>, {dim3(CeilDiv(count, kHeadWarps)), 32 * kHeadWarps}, step.stream,
              args, count);

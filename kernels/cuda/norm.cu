@@ -56,54 +56,53 @@ __global__ void __launch_bounds__(kThreads) NormKernel(NormArgs args, const int3
   });
 }
 
-constexpr int kRowWarps = 4;       // of a block
-constexpr int kMaxFours = 16;      // of a lane
-constexpr int kFewestTokens = 17;  // of a step for which a block a row would be too much
+constexpr int kMaxFours = 4;  // that a thread keeps
 
-// RMSNorm for many rows, a warp for each: see ServesWarps.
+// RMSNorm, channels in fours, a block a row: see InWholeFours.
 template <class T>
-__global__ void __launch_bounds__(32 * kRowWarps) RowNormKernel(NormArgs args, int rows) {
+__global__ void __launch_bounds__(kThreads) RmsNormKernel(NormArgs args) {
+  const int64_t row = blockIdx.x;
+  Four values[kMaxFours], weights[kMaxFours];
+  const auto for_fours = [&](const auto& visit) {
+#pragma unroll
+    for (int j = 0; j < kMaxFours; ++j) {
+      const int i = 4 * static_cast<int>(threadIdx.x + j * blockDim.x);
+      if (i < args.dim) {
+        visit(j, i);
+      }
+    }
+  };
+  for_fours([&](int j, int i) {
+    weights[j] = args.weight == nullptr ? Four{{1, 1, 1, 1}} : LoadFour(args.weight + i);
+  });
   AwaitInputs();
-  const int64_t row = int64_t{blockIdx.x} * kRowWarps + threadIdx.x / 32;
-  if (row >= rows) {
-    return;
-  }
-  const int first = static_cast<int>(threadIdx.x % 32) * 4;
   const T* const x = static_cast<const T*>(args.x.data) + row * args.x.stride;
-  Four values[kMaxFours];
+  for_fours([&](int j, int i) { values[j] = LoadFour(x + i); });
   float squares = 0;
-#pragma unroll
-  for (int j = 0; j < kMaxFours; ++j) {
-    const int i = first + 128 * j;
-    values[j] = i < args.dim ? LoadFour(x + i) : Four{};
-  }
-#pragma unroll
-  for (int j = 0; j < kMaxFours; ++j) {
+  for_fours([&](int j, int) {
+    for (const float value : values[j].x) {
+      squares += value * value;
+    }
+  });
+  const float factor = InverseRms(BlockSum(squares), args.dim, args.eps);
+  for_fours([&](int j, int i) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      squares += values[j].x[e] * values[j].x[e];
+      values[j].x[e] *= factor * weights[j].x[e];
     }
-  }
-  const float factor = InverseRms(WarpSum(squares), args.dim, args.eps);
-#pragma unroll
-  for (int j = 0; j < kMaxFours; ++j) {
-    const int i = first + 128 * j;
-    if (i < args.dim) {
-      const Four weight = args.weight == nullptr ? Four{{1, 1, 1, 1}} : LoadFour(args.weight + i);
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        values[j].x[e] *= factor * weight.x[e];
-      }
-      StoreFour(args.y, row * args.y.stride + i, values[j]);
-    }
-  }
+    StoreFour(args.y, row * args.y.stride + i, values[j]);
+  });
 }
 
-bool ServesWarps(const NormArgs& args, const CudaStep& step) {
-  return !step.batch_invariant && step.token_count >= kFewestTokens &&
-         args.tokens == TokenSet::kAll && args.kind == NormKind::kRms && args.bias == nullptr &&
-         args.dim <= 128 * kMaxFours && args.dim % 4 == 0 && InFours(args.x) && InFours(args.y) &&
-         InFours(args.weight);
+// As few threads as can keep a row, in whole warps.
+int RmsNormThreads(int dim) {
+  return 32 * static_cast<int>(CeilDiv(dim, 4 * kMaxFours * 32));
+}
+
+bool InWholeFours(const NormArgs& args) {
+  return args.tokens == TokenSet::kAll && args.kind == NormKind::kRms && args.bias == nullptr &&
+         args.dim % 4 == 0 && args.dim <= 4 * kMaxFours * kThreads && InFours(args.x) &&
+         InFours(args.y) && InFours(args.weight);
 }
 
 }  // namespace
@@ -111,17 +110,18 @@ bool ServesWarps(const NormArgs& args, const CudaStep& step) {
 void CudaNorm(const NormArgs& args, const CudaStep& step) {
   const bool logits = args.tokens == TokenSet::kLogits;
   const int rows = logits ? step.logit_count : step.token_count;
-  if (ServesWarps(args, step)) {
-    WithType(args.x.dtype, [&]<class T>() {
-      Launch(RowNormKernel<T>, {dim3(CeilDiv(rows, kRowWarps)), 32 * kRowWarps}, step.stream, args,
-             rows);
-    });
-  } else if (rows > 0) {
-    WithType(args.x.dtype, [&]<class T>() {
-      Launch(NormKernel<T>, {dim3(static_cast<unsigned>(rows)), kThreads}, step.stream, args,
-             logits ? step.logit_tokens : nullptr);
-    });
+  if (rows == 0) {
+    return;
   }
+  const dim3 blocks(static_cast<unsigned>(rows));
+  WithType(args.x.dtype, [&]<class T>() {
+    if (InWholeFours(args)) {
+      Launch(RmsNormKernel<T>, {blocks, RmsNormThreads(args.dim)}, step.stream, args);
+    } else {
+      Launch(NormKernel<T>, {blocks, kThreads}, step.stream, args,
+             logits ? step.logit_tokens : nullptr);
+    }
+  });
 }
 
 }  // namespace evenflow
