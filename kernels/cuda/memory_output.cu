@@ -98,84 +98,81 @@ __global__ void MemoryOutputKernel(MemoryOutputArgs args, LeftFactors left) {
 }
 
 constexpr int kHeadWarps = 4;      // of a block
-constexpr int kMaxFours = 4;       // of a lane
 constexpr int kFewestTokens = 17;  // of a step for which a block a head would be too much
 
-// The same for many tokens, a warp for a head: see ServesWarps.
+// The same for many tokens, `warps` of a block for a head, 4 channels a lane: see ServesFours.
 template <class T>
 __global__ void __launch_bounds__(32 * kHeadWarps)
-    HeadOutputKernel(MemoryOutputArgs args, int count) {
-  const int index = static_cast<int>(blockIdx.x * kHeadWarps + threadIdx.x / 32);
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const int dim = args.value_dim;
+    HeadOutputKernel(MemoryOutputArgs args, int warps, int count) {
+  __shared__ float partial[kHeadWarps];
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  const int own = warp / warps;  // of the block's heads
+  const int index =
+      static_cast<int>(blockIdx.x) * (static_cast<int>(blockDim.x) / 32 / warps) + own;
   const int64_t token = index / args.heads;
-  const int column = index % args.heads * dim;
-  const float* const weight =
-      args.weight == nullptr || !args.weight_per_head ? args.weight : args.weight + column;
-  Four weights[kMaxFours];
-#pragma unroll
-  for (int j = 0; j < kMaxFours; ++j) {
-    const int i = 4 * (lane + 32 * j);
-    weights[j] = i < dim && weight != nullptr ? LoadFour(weight + i) : Four{{1, 1, 1, 1}};
-  }
+  const int head = index % args.heads;
+  const int i = 4 * static_cast<int>(threadIdx.x - 32 * warps * own);
+  const int column = head * args.value_dim + i;
+  const bool live = index < count && i < args.value_dim;
+  const Four ones = {{1, 1, 1, 1}};
+  const Four weight = live && args.weight != nullptr
+                          ? LoadFour(args.weight + (args.weight_per_head ? column : i))
+                          : ones;
   AwaitInputs();
-  if (index >= count) {
-    return;
-  }
-  const float* const o = args.o + int64_t{index} * dim;
-  const T* const gate = args.gate.data == nullptr ? nullptr
-                                                  : static_cast<const T*>(args.gate.data) +
-                                                        token * args.gate.stride + column;
-  Four values[kMaxFours], gates[kMaxFours];
+  Four value = live ? LoadFour(args.o + int64_t{index} * args.value_dim + i) : Four{};
+  Four gated = ones;
+  if (live && args.gate.data != nullptr) {
+    gated = LoadFour(static_cast<const T*>(args.gate.data) + token * args.gate.stride + column);
 #pragma unroll
-  for (int j = 0; j < kMaxFours; ++j) {
-    const int i = 4 * (lane + 32 * j);
-    values[j] = i < dim ? LoadFour(o + i) : Four{};
-    gates[j] = i < dim && gate != nullptr ? LoadFour(gate + i) : Four{{1, 1, 1, 1}};
+    for (float& gate : gated.x) {
+      gate = Activate(args.gate_activation, gate);
+    }
   }
-  float squares = 0;
-#pragma unroll
-  for (int j = 0; j < kMaxFours; ++j) {
+  float factor = 1;
+  if (args.norm != OutputNorm::kNone) {
+    float squares = 0;
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      float& gated = gates[j].x[e];
-      gated = gate == nullptr ? 1.0f : Activate(args.gate_activation, gated);
-      const float value = values[j].x[e];
-      const float normed = args.norm == OutputNorm::kAfterGate ? value * gated : value;
-      squares += normed * normed;
+      squares += SquareOf(args.norm, value.x[e], gated.x[e]);
     }
-  }
-  const float factor =
-      args.norm == OutputNorm::kNone ? 1.0f : InverseRms(WarpSum(squares), dim, args.eps);
-#pragma unroll
-  for (int j = 0; j < kMaxFours; ++j) {
-    const int i = 4 * (lane + 32 * j);
-    if (i < dim) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        values[j].x[e] = Finished(values[j].x[e], factor, weights[j].x[e], 0, gates[j].x[e]);
+    squares = WarpSum(squares);
+    if (warps > 1) {
+      partial[warp] = squares;
+      __syncthreads();
+      squares = 0;
+      for (int w = 0; w < warps; ++w) {
+        squares += partial[own * warps + w];
       }
-      StoreFour(args.y, token * args.y.stride + column + i, values[j]);
     }
+    factor = InverseRms(squares, args.value_dim, args.eps);
+  }
+  if (live) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      value.x[e] = Finished(value.x[e], factor, weight.x[e], 0, gated.x[e]);
+    }
+    StoreFour(args.y, token * args.y.stride + column, value);
   }
 }
 
 // All is done here, no skip, no normaliser, and everything in whole pieces of 4 channels.
-bool ServesWarps(const MemoryOutputArgs& args, const LeftFactors& left, const CudaStep& step) {
+bool ServesFours(const MemoryOutputArgs& args, const LeftFactors& left, const CudaStep& step) {
   return left.data == nullptr && !step.batch_invariant && step.token_count >= kFewestTokens &&
          args.skip.data == nullptr && !args.normalizer && args.norm != OutputNorm::kGroup &&
-         args.value_dim <= 128 * kMaxFours && args.value_dim % 4 == 0 && InFours(args.gate) &&
+         args.value_dim <= 128 * kHeadWarps && args.value_dim % 4 == 0 && InFours(args.gate) &&
          InFours(args.y) && InFours(args.o) && InFours(args.weight);
 }
 
 }  // namespace
 
 void CudaMemoryOutput(const MemoryOutputArgs& args, const LeftFactors& left, const CudaStep& step) {
-  if (ServesWarps(args, left, step)) {
+  if (ServesFours(args, left, step)) {
     const int count = step.token_count * args.heads;
+    const auto warps = static_cast<int>(CeilDiv(args.value_dim, 128));  // of a head
+    const int heads = kHeadWarps / warps;                               // of a block
     WithType(args.gate.dtype, [&]<class T>() {
-      Launch(HeadOutputKernel<T>, {dim3(CeilDiv(count, kHeadWarps)), 32 * kHeadWarps}, step.stream,
-             args, count);
+      Launch(HeadOutputKernel<T>, {dim3(CeilDiv(count, heads)), 32 * warps * heads}, step.stream,
+             args, warps, count);
     });
     return;
   }
