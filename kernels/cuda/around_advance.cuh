@@ -8,8 +8,8 @@
 
 namespace evenflow {
 
-inline constexpr int kFinishThreads = 512;
-inline constexpr int kLogsAhead = 8;  // loads that are under way at once
+inline constexpr int kFinishWarps = 16;  // at most, a token each at a time
+inline constexpr int kLogsAhead = 8;     // loads that are under way at once
 
 // Rows that these kernels are launched for; of these they serve what the call takes.
 struct AllRows {
@@ -81,7 +81,7 @@ __device__ inline void CopyFloats(float* to, const float* from, int count) {
 // Once all of a row has been read: its keys and logs go into their rings, its health is summed. A
 // block is a row and a head, and one more the row's health.
 template <class Memory, class Rows>
-__global__ void __launch_bounds__(kFinishThreads)
+__global__ void __launch_bounds__(32 * kFinishWarps)
     Finish(const __grid_constant__ AdvanceCall call, const __grid_constant__ Rows rows) {
   AwaitInputs();
   const int row_index = rows[blockIdx.x];
@@ -89,10 +89,11 @@ __global__ void __launch_bounds__(kFinishThreads)
   if (!call.Takes(row)) {
     return;
   }
-  const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % 32;
+  const auto warp = static_cast<int>(threadIdx.x / 32);
+  const auto warps = static_cast<int>(blockDim.x / 32);
+  const auto lane = static_cast<int>(threadIdx.x % 32);
   if (static_cast<int>(blockIdx.y) == call.args.shape.heads) {
-    if (thread < 32) {
+    if (warp == 0) {
       const int64_t stored = call.Stored(row);
       const int64_t after = call.StoredAfter(row, stored);
       const int parts = call.args.shape.heads * Quads(call.args.shape.value_dim);
@@ -103,7 +104,7 @@ __global__ void __launch_bounds__(kFinishThreads)
   const HeadView<Memory> head(call, row, static_cast<int>(blockIdx.y));
   const int log_dim = LogDim<Memory>(call.args.shape);
   const int first = row.tokens - Least(row.tokens, call.args.window.ring());
-  for (int t = first + thread / 32; t < row.tokens; t += kFinishThreads / 32) {
+  for (int t = first + warp; t < row.tokens; t += warps) {
     CopyFloats(head.RingKeys(t), head.Keys(t), head.keys_dim());
     if (Traits<Memory>::kLogs) {
       CopyFloats(head.RingLog(t), head.StepLog(t), log_dim);
@@ -134,7 +135,8 @@ template <class Memory, class Rows>
 void LaunchFinish(const AdvanceCall& call, const Rows& rows, const CudaStep& step) {
   const dim3 blocks(static_cast<unsigned>(rows.count),
                     static_cast<unsigned>(call.args.shape.heads + 1));
-  Launch(Finish<Memory, Rows>, {blocks, kFinishThreads}, step.stream, call, rows);
+  const int warps = std::min(step.max_row_tokens, kFinishWarps);
+  Launch(Finish<Memory, Rows>, {blocks, 32 * warps}, step.stream, call, rows);
 }
 
 }  // namespace evenflow
