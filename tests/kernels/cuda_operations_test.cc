@@ -165,6 +165,17 @@ TEST_F(CudaOperationsTest, EmbedNormAndMlp) {
   }
 }
 
+TEST_F(CudaOperationsTest, RmsNormOfAnyWidth) {
+  for (const int dim : {4, 130, 516, 2052, 4100}) {  // a warp to a block a row, and read twice
+    Twin x = Make(40, dim, 1), y = Make(40, dim, 2);
+    const float* const* weight = Floats(RandomFloats(static_cast<size_t>(dim), 3));
+    Step(Rows({20, 1, 19}), [&](int device, Backend& backend) {
+      backend.Norm({x.on[device], y.on[device], dim, NormKind::kRms, weight[device]});
+    });
+    ExpectSame(y, 40, kTolerance, std::to_string(dim) + " channels");
+  }
+}
+
 TEST_F(CudaOperationsTest, MatMul) {
   constexpr int kOut = 37, kIn = 264;
   const std::vector<float> values = RandomFloats(kOut * kIn, 1);
@@ -228,34 +239,38 @@ TEST_F(CudaOperationsTest, MatMulOfBf16) {
 }
 
 TEST_F(CudaOperationsTest, MemoryOutput) {
-  constexpr int kHeads = 3, kDim = 40, kTokens = 40;
-  const float* const* o = Floats(RandomFloats(kTokens * kHeads * (kDim + 1), 1));
-  const float* const* weight = Floats(RandomFloats(kHeads * kDim, 2));
-  const float* const* skip_weight = Floats(RandomFloats(kHeads * kDim, 3));
-  Twin gate = Make(kTokens, kHeads * kDim, 4), skip = Make(kTokens, kHeads * kDim, 5);
-  for (const OutputNorm norm :
-       {OutputNorm::kBeforeGate, OutputNorm::kAfterGate, OutputNorm::kNone}) {
-    for (const auto& [option, tokens] : {std::pair(false, 5), {false, kTokens}, {true, kTokens}}) {
-      Twin y = Make(kTokens, kHeads * kDim, 6);
-      Step(Rows({tokens}), [&, option = option](int device, Backend& backend) {
-        MemoryOutputArgs args;
-        args.o = o[device];
-        args.heads = kHeads;
-        args.value_dim = kDim;
-        args.normalizer = option;
-        args.norm = norm;
-        args.weight = weight[device];
-        args.weight_per_head = option;
-        if (option) {
-          args.skip = skip.on[device];
-          args.skip_weight = skip_weight[device];
-        }
-        args.gate = gate.on[device];
-        args.gate_activation = option ? Activation::kSigmoid : Activation::kSilu;
-        args.y = y.on[device];
-        backend.MemoryOutput(args);
-      });
-      ExpectSame(y, tokens, kTolerance, option ? "with options" : "plain");
+  constexpr int kHeads = 3, kTokens = 41;
+  for (const int dim : {40, 256, 300, 512, 600}) {  // one to four warps a head, and too wide for it
+    const auto channels = static_cast<size_t>(kHeads * dim);
+    const float* const* o = Floats(RandomFloats(kTokens * (channels + kHeads), 1));
+    const float* const* weight = Floats(RandomFloats(channels, 2));
+    const float* const* skip_weight = Floats(RandomFloats(channels, 3));
+    Twin gate = Make(kTokens, kHeads * dim, 4), skip = Make(kTokens, kHeads * dim, 5);
+    for (const OutputNorm norm :
+         {OutputNorm::kBeforeGate, OutputNorm::kAfterGate, OutputNorm::kNone}) {
+      for (const auto& [option, tokens] :
+           {std::pair(false, 5), {false, kTokens}, {true, kTokens}}) {
+        Twin y = Make(kTokens, kHeads * dim, 6);
+        Step(Rows({tokens}), [&, option = option](int device, Backend& backend) {
+          MemoryOutputArgs args;
+          args.o = o[device];
+          args.heads = kHeads;
+          args.value_dim = dim;
+          args.normalizer = option;
+          args.norm = norm;
+          args.weight = weight[device];
+          args.weight_per_head = option;
+          if (option) {
+            args.skip = skip.on[device];
+            args.skip_weight = skip_weight[device];
+          }
+          args.gate = gate.on[device];
+          args.gate_activation = option ? Activation::kSigmoid : Activation::kSilu;
+          args.y = y.on[device];
+          backend.MemoryOutput(args);
+        });
+        ExpectSame(y, tokens, kTolerance, option ? "with options" : "plain");
+      }
     }
   }
 }
@@ -303,27 +318,30 @@ struct InputsCase {
   DecayGate gate;
   bool per_channel = false;
   float rotary = 0;
+  int raw_key_dim = 16;
 };
 
 TEST_F(CudaOperationsTest, MemoryInputs) {
-  constexpr int kHeads = 3, kRaw = 16, kValue = 20, kTokens = 9;
-  const float* const* w1 = Floats(RandomFloats(kRaw * kRaw, 1, 0.3f));
-  const float* const* w2 = Floats(RandomFloats(kRaw * kRaw, 2, 0.3f));
-  const float* const* b1 = Floats(RandomFloats(kRaw, 3));
+  constexpr int kHeads = 3, kMapped = 16, kValue = 20, kTokens = 9;
+  const float* const* w1 = Floats(RandomFloats(kMapped * kMapped, 1, 0.3f));
+  const float* const* w2 = Floats(RandomFloats(kMapped * kMapped, 2, 0.3f));
+  const float* const* b1 = Floats(RandomFloats(kMapped, 3));
   const std::vector<InputsCase> cases = {
       {FeatureMap::kIdentity, HeadNorm::kL2, DecayGate::kSoftplus, false, 10000.0f},
       {FeatureMap::kSilu, HeadNorm::kNone, DecayGate::kLogSigmoid, true},
       {FeatureMap::kRelu, HeadNorm::kSumEps, DecayGate::kBounded, true, 500.0f},
       {FeatureMap::kElu1, HeadNorm::kSum, DecayGate::kLowerBounded, true},
+      {FeatureMap::kIdentity, HeadNorm::kNone, DecayGate::kSoftplus, false, 10000.0f, 256},
+      {FeatureMap::kSilu, HeadNorm::kL2, DecayGate::kSoftplus, false, 500.0f, 128},
+      {FeatureMap::kElu1, HeadNorm::kSum, DecayGate::kLowerBounded, true, 0, 64},
       {FeatureMap::kElementwiseProduct, HeadNorm::kNone, DecayGate::kTimeStep},
       {FeatureMap::kT2R, HeadNorm::kL2, DecayGate::kSoftplus},
       {FeatureMap::kHedgehog, HeadNorm::kNone, DecayGate::kLogSigmoid},
       {FeatureMap::kDpfp, HeadNorm::kSumEps, DecayGate::kSoftplus},
   };
   for (const InputsCase& c : cases) {
-    const int key_dim = c.map == FeatureMap::kHedgehog ? 2 * kRaw
-                        : c.map == FeatureMap::kDpfp   ? 8 * kRaw
-                                                       : kRaw;
+    const int times = c.map == FeatureMap::kHedgehog ? 2 : c.map == FeatureMap::kDpfp ? 8 : 1;
+    const int raw = c.raw_key_dim, key_dim = times * raw;
     const int channels = c.per_channel ? key_dim : 1;
     const float* const* rate = Floats({-0.3f, -1.0f, -2.0f});
     std::vector<float> bounds = RandomFloats(static_cast<size_t>(kHeads * channels), 4, 0.1f);
@@ -331,7 +349,7 @@ TEST_F(CudaOperationsTest, MemoryInputs) {
       bound = std::fabs(bound);
     }
     const float* const* bias = Floats(bounds);
-    const int columns = 2 * kHeads * kRaw + kHeads * kValue + kHeads * channels + kHeads;
+    const int columns = 2 * kHeads * raw + kHeads * kValue + kHeads * channels + kHeads;
     Twin projected = Make(kTokens, columns, 5);
     Twin q = Make(kTokens, kHeads * key_dim, 6), k = q, v = q, decay = q, beta = q;
     k = Make(kTokens, kHeads * key_dim, 6);
@@ -341,11 +359,11 @@ TEST_F(CudaOperationsTest, MemoryInputs) {
     Step(Rows({kTokens}, int64_t{1} << 33), [&](int device, Backend& backend) {
       MemoryInputsArgs args;
       args.projected = projected.on[device];
-      args.k_column = c.gate == DecayGate::kLowerBounded ? -1 : kHeads * kRaw;
-      args.v_column = 2 * kHeads * kRaw;
+      args.k_column = c.gate == DecayGate::kLowerBounded ? -1 : kHeads * raw;
+      args.v_column = 2 * kHeads * raw;
       args.decay_column = args.v_column + kHeads * kValue;
       args.beta_column = args.decay_column + kHeads * channels;
-      args.raw_key_dim = kRaw;
+      args.raw_key_dim = raw;
       args.raw_value_dim = kValue;
       args.q_map = {c.map, w1[device], b1[device], w2[device], nullptr};
       args.k_map = args.q_map;
@@ -369,7 +387,8 @@ TEST_F(CudaOperationsTest, MemoryInputs) {
       args.beta = floats(beta);
       backend.MemoryInputs(args);
     });
-    const std::string what = "map " + std::to_string(static_cast<int>(c.map));
+    const std::string what =
+        "map " + std::to_string(static_cast<int>(c.map)) + " of " + std::to_string(raw);
     for (const Twin* twin : {&q, &k, &v, &decay, &beta}) {
       ExpectSame(*twin, kTokens, kTolerance, what);
     }
