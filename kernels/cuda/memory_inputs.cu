@@ -209,11 +209,16 @@ struct Items {
   __host__ __device__ int all() const { return queries + keys + values + states; }
 };
 
+// Pairs of a token's rotation in shared memory.
+__host__ __device__ int RotationPairs(const MemoryShape& shape) {
+  return (shape.key_dim + 1) / 2;
+}
+
 // A block has some items of a token.
 template <class T>
 __global__ void MemoryInputsKernel(MemoryInputsArgs args, const int64_t* positions,
                                    const double* frequencies) {
-  extern __shared__ float2 rotation[];  // [key_dim / 2], then the warps' vectors
+  extern __shared__ float2 rotation[];  // [RotationPairs], then the warps' vectors
   const MemoryShape& shape = args.shape;
   const Items items(args);
   const int64_t token = blockIdx.x;
@@ -231,7 +236,7 @@ __global__ void MemoryInputsKernel(MemoryInputsArgs args, const int64_t* positio
   if (item >= items.all()) {
     return;
   }
-  float* const x = reinterpret_cast<float*>(rotation + (shape.key_dim + 1) / 2) +
+  float* const x = reinterpret_cast<float*>(rotation + RotationPairs(shape)) +
                    warp * (args.raw_key_dim + shape.key_dim);
   float* const y = x + args.raw_key_dim;
   const float2* const turn = frequencies == nullptr ? nullptr : rotation;
@@ -282,9 +287,9 @@ const double* CudaRotary::Frequencies(float base, int dim) {
 }
 
 void CudaMemoryInputs(const MemoryInputsArgs& args, const CudaStep& step) {
-  const auto key_dim = static_cast<size_t>(args.shape.key_dim);
-  const size_t rotation_bytes = (key_dim + 1) / 2 * sizeof(float2);
-  const size_t warp_bytes = (static_cast<size_t>(args.raw_key_dim) + key_dim) * sizeof(float);
+  const size_t rotation_bytes = sizeof(float2) * static_cast<size_t>(RotationPairs(args.shape));
+  const size_t warp_bytes =
+      sizeof(float) * static_cast<size_t>(args.raw_key_dim + args.shape.key_dim);
   const int items = Items(args).all();
   const auto fitting = static_cast<int>((kSharedBytes - rotation_bytes) / warp_bytes);
   const int warps = std::clamp(fitting, 1, std::min(items, kMaxWarps));

@@ -17,7 +17,7 @@ inline const double* InputFrequencies(const MemoryInputsArgs& args, const CudaSt
                               : nullptr;
 }
 
-// Cosine and sine of a rotation.
+// Cosine (x) and sine (y) of a rotation.
 __device__ inline float2 RotationAt(int64_t position, double frequency) {
   float2 rotation;
   sincosf(RotaryAngle(position, frequency), &rotation.y, &rotation.x);
