@@ -17,9 +17,11 @@ namespace {
 constexpr int kMaxWarps = 8;
 constexpr int kLeastWarps = 2;             // of a block that leaves multiprocessors idle otherwise
 constexpr int kMaxShareBytes = 112 << 10;  // of a block, so that two share a multiprocessor
-constexpr int kPrepareWarps = 2;
-constexpr int kReadWarps = 4;   // of a block that only reads
-constexpr int kReadBlocks = 3;  // of those a multiprocessor has room for, at least
+constexpr int kPrepareWarps = 4;           // of a head where there are few
+constexpr int kPrepareBlocks = 5;          // of those a multiprocessor has room for, at least
+constexpr int kManyHeads = 8;              // a multiprocessor: a warp each prepares them
+constexpr int kReadWarps = 4;              // of a block that only reads
+constexpr int kReadBlocks = 3;             // of those a multiprocessor has room for, at least
 
 // The tokens of a row from the t-th on that may read the banks together, at most `most`: of one
 // block of positions. `stored`: tokens that are stored before.
@@ -103,42 +105,55 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 2)
   }
 }
 
-// Where the tables of a row of one token lie among those of all rows: first rows that may take a
-// block in, which have farther to go.
-struct Place {
-  int row;
-  int taking;  // how many those are
+// Rows of one token that may take a block in, in their order. A warp.
+class TakingRows {
+ public:
+  __device__ TakingRows(const AdvanceCall& call, int rows)
+      : call_(call), rows_(rows), lane_(static_cast<int>(threadIdx.x) % 32), some_(Some()) {}
 
-  // All threads of a block.
-  __device__ Place(const AdvanceCall& call, int rows, int row_index) {
-    const Window& window = call.args.window;
-    const auto takes = [&](int i) {
-      const Row row = call.rows[i];
-      const auto since = static_cast<int>(row.position % window.commit);
-      return call.Takes(row) && (since == 0 || since < window.rollback);
-    };
-    taking = 0;
-    int before = 0;
-    for (int first = 0; first < rows; first += static_cast<int>(blockDim.x)) {
-      const int i = first + static_cast<int>(threadIdx.x);
-      const bool is = i < rows && takes(i);
-      taking += __syncthreads_count(is ? 1 : 0);
-      before += __syncthreads_count(is && i < row_index ? 1 : 0);
+  // The n-th of them; -1: there are fewer. From call to call n does not decrease.
+  __device__ int At(int n) {
+    for (; n >= before_ + __popc(some_); some_ = Some()) {
+      before_ += __popc(some_);
+      first_ += 32;
+      if (first_ >= rows_) {
+        some_ = 0;
+        return -1;
+      }
     }
-    row = takes(row_index) ? before : taking + row_index - before;
+    const int of_lane = __popc(some_ & ((1u << lane_) - 1));
+    const bool is = (some_ >> lane_ & 1) != 0 && before_ + of_lane == n;
+    return first_ + __ffs(static_cast<int>(__ballot_sync(kWarp, is))) - 1;
   }
+
+ private:
+  // Of the 32 rows from first_ on, a bit each.
+  __device__ uint32_t Some() const {
+    const int i = first_ + lane_;
+    const Window& window = call_.args.window;
+    const Row row = call_.rows[Least(i, rows_ - 1)];
+    const auto since = static_cast<int>(row.position % window.commit);
+    return __ballot_sync(kWarp,
+                         i < rows_ && call_.Takes(row) && (since == 0 || since < window.rollback));
+  }
+
+  const AdvanceCall& call_;
+  const int rows_;
+  const int lane_;
+  int first_ = 0;
+  int before_ = 0;  // how many come before first_
+  uint32_t some_;
 };
 
 // Rows of one token, first of all: a block for each row's head fills its table.
 template <class Memory>
-__global__ void __launch_bounds__(32 * kPrepareWarps, 8)
+__global__ void __launch_bounds__(32 * kPrepareWarps, kPrepareBlocks)
     PrepareBanks(const __grid_constant__ AdvanceCall call, const __grid_constant__ BankedPlan plan,
                  float* tables) {
   AwaitInputs();
   const MemoryShape& shape = call.args.shape;
-  const int row_index = static_cast<int>(blockIdx.x) / shape.heads;
   const int index = static_cast<int>(blockIdx.x) % shape.heads;
-  const Row row = call.rows[row_index];
+  const Row row = call.rows[static_cast<int>(blockIdx.x) / shape.heads];
   const bool is_taken = call.Takes(row);
   const int64_t stored = call.Stored(row);
   const HeadView<Memory> head(call, row, index);
@@ -151,14 +166,11 @@ __global__ void __launch_bounds__(32 * kPrepareWarps, 8)
     __syncthreads();
   }
   const HeadBanks<Memory> banks(call.args, head);
-  const Place place(call, static_cast<int>(gridDim.x) / shape.heads, row_index);
-  float* const table = tables + (int64_t{place.row} * shape.heads + index) * plan.TableFloats();
+  float* const table = tables + int64_t{blockIdx.x} * plan.TableFloats();
   BankedHeader header;
   header.row = row;
   header.segment = SegmentAt(call, row, 0, 1, is_taken ? 1 : 0, stored);
   header.live = LiveBanks(plan, banks, header.segment.base_block);
-  header.row_index = row_index;
-  header.taking = place.taking;
   if (threadIdx.x == 0) {
     *reinterpret_cast<BankedHeader*>(table) = header;
   }
@@ -179,7 +191,7 @@ __device__ void CopyTable(const BankedPlan& plan, const float* from, float* to) 
 template <class Memory, class State>
 __global__ void __launch_bounds__(32 * kMaxWarps, 2)
     TakeBlocksIn(const __grid_constant__ AdvanceCall call, const __grid_constant__ BankedPlan plan,
-                 const float* tables) {
+                 const float* tables, int rows) {
   extern __shared__ float4 memory[];
   AwaitKernelsBefore();
   LetNextBegin();
@@ -190,21 +202,23 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 2)
   float* const table = warp + plan.WarpFloats();
   const auto& header = *reinterpret_cast<const BankedHeader*>(table);
   const BankedShared shared(plan, table + sizeof(header) / sizeof(float), block, warp);
-  const int parts = Part::Count(shape.value_dim);
-  const int all =
-      __ldcg(&reinterpret_cast<const BankedHeader*>(tables)->taking) * shape.heads * parts;
+  TakingRows taking(call, rows);
 #pragma unroll 1
-  for (int n = static_cast<int>(blockIdx.x); n < all; n += static_cast<int>(gridDim.x)) {
+  for (int n = static_cast<int>(blockIdx.x);; n += static_cast<int>(gridDim.x)) {
     const Part part(n, shape.value_dim);
-    CopyTable(plan, tables + int64_t{part.index} * plan.TableFloats(), table);
+    const int row_index = taking.At(part.index / shape.heads);
+    if (row_index < 0) {
+      break;
+    }
+    const int index = part.index % shape.heads;
+    CopyTable(plan, tables + (int64_t{row_index} * shape.heads + index) * plan.TableFloats(),
+              table);
     if (header.segment.reads > 0 && header.segment.pending()) {
       const Row row = header.row;
-      const int index = part.index % shape.heads;
       const HeadView<Memory> head(call, row, index);
       const HeadBanks<Memory> banks(call.args, head);
       BankBlockPrepare<Memory>(plan, shared, head, banks).Run(header.segment.stored);
-      BankedPass<Memory, State>(plan, shared, head, banks, call, header.row_index, index,
-                                part.column)
+      BankedPass<Memory, State>(plan, shared, head, banks, call, row_index, index, part.column)
           .RunFolded(header.segment, header.live);
     }
     __syncthreads();
@@ -230,7 +244,8 @@ __global__ void __launch_bounds__(32 * kReadWarps, kReadBlocks)
     const int index = part.index % shape.heads;
     const HeadView<Memory> head(call, row, index);
     const HeadBanks<Memory> banks(call.args, head);
-    BankedPass<Memory, State>(plan, shared, head, banks, call, header.row_index, index, part.column)
+    BankedPass<Memory, State>(plan, shared, head, banks, call, part.index / shape.heads, index,
+                              part.column)
         .RunStored(header.segment, header.live);
   }
   if (blockIdx.x + 1 == gridDim.x) {
@@ -276,8 +291,9 @@ void RunSingles(AdvanceCall call, const CudaStep& step, float* tables) {
     return sizeof(float) * static_cast<size_t>(warps * plan.TableFloats());
   };
   const int heads = step.row_count * shape.heads;
-  Launch(PrepareBanks<Memory>, {dim3(static_cast<unsigned>(heads)), 32 * kPrepareWarps},
-         step.stream, call, plan, tables);
+  const int preparers = heads > kManyHeads * Multiprocessors() ? 1 : kPrepareWarps;
+  Launch(PrepareBanks<Memory>, {dim3(static_cast<unsigned>(heads)), 32 * preparers}, step.stream,
+         call, plan, tables);
   const int takers = WarpsOf(plan, shape.value_dim, heads, kMaxWarps);
   const size_t taker_bytes = plan.Bytes(takers) + bytes(takers);
   const auto take = TakeBlocksIn<Memory, State>;
@@ -287,7 +303,7 @@ void RunSingles(AdvanceCall call, const CudaStep& step, float* tables) {
   const int blocks =
       std::min(heads * Parts(shape.value_dim, takers), std::max(1, at_once) * Multiprocessors());
   Launch(take, {dim3(static_cast<unsigned>(blocks)), 32 * takers, taker_bytes}, step.stream, call,
-         plan, static_cast<const float*>(tables));
+         plan, static_cast<const float*>(tables), step.row_count);
   const int readers = WarpsOf(plan, shape.value_dim, heads, kReadWarps);
   const auto read = ReadBanks<Memory, State>;
   AllowShared(read, bytes(readers));

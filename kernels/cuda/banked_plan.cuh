@@ -30,8 +30,6 @@ struct alignas(16) BankedHeader {
   Row row;
   Segment segment;
   uint64_t live = 0;  // banks that hold anything, a bit each
-  int row_index = 0;
-  int taking = 0;  // rows of the step that may take a block in: their tables are the first ones
 };
 
 // Sizes, of a block unless a name says otherwise.

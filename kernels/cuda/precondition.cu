@@ -12,7 +12,8 @@ constexpr int kManyHeads = 8;                 // a multiprocessor
 constexpr size_t kMaxSharedBytes = 96 << 10;  // with fewer groups, if that helps
 
 template <int kDim>
-__global__ void __launch_bounds__(32 * kMaxGroups, 2)
+__global__ void __launch_bounds__(32 * (IsStaged(kDim) ? kStagedGroups : kMaxGroups),
+                                  IsStaged(kDim) ? 3 : 2)
     PreconditionKernel(const __grid_constant__ PreconditionCall call) {
   extern __shared__ __align__(16) float shared[];
   LetNextBegin();
@@ -54,7 +55,7 @@ void CudaPrecondition(const PreconditionArgs& args, const CudaStep& step) {
   call.fold_growth = Growth(of, call.window.commit);
   call.rows = step.rows;
   call.health = step.health + int64_t{args.memory_layer} * step.health_stride;
-  call.groups = kMaxGroups;
+  call.groups = IsStaged(of.key_dim) ? kStagedGroups : kMaxGroups;
   while (call.groups > 1 && call.SharedBytes() > kMaxSharedBytes) {
     call.groups /= 2;
   }

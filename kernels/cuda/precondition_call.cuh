@@ -3,6 +3,7 @@
 #ifndef EVENFLOW_KERNELS_CUDA_PRECONDITION_CALL_CUH_
 #define EVENFLOW_KERNELS_CUDA_PRECONDITION_CALL_CUH_
 
+#include "kernels/cuda/copy_barrier.cuh"
 #include "kernels/cuda/quad.cuh"
 #include "kernels/operations.h"
 #include "kernels/precondition.h"
@@ -11,6 +12,13 @@
 namespace evenflow {
 
 inline constexpr int kPreconditionReads = 3;  // products with A that a token may need
+
+inline constexpr int kStagedGroups = 4;  // of A's rows where it is staged, a warp each
+
+// Whether a block keeps all of a head's A in shared memory.
+constexpr bool IsStaged(int key_dim) {
+  return key_dim == 64 || key_dim == 128;
+}
 
 struct PreconditionCall {
   PreconditionArgs args;
@@ -30,10 +38,13 @@ struct PreconditionCall {
   // Floats of a vector of key channels in shared memory: a multiple of a batch of A's rows.
   __host__ __device__ int SharedDim() const { return (args.preconditioner.key_dim + 7) / 8 * 8; }
 
-  // Of a block.
+  // Of a block, as PreconditionView has it.
   size_t SharedBytes() const {
-    return sizeof(float) *
-           static_cast<size_t>((2 + kPreconditionReads * groups) * SharedDim() + 2 * BlockRows());
+    const int dim = args.preconditioner.key_dim;
+    return sizeof(float) * static_cast<size_t>((IsStaged(dim) ? dim * dim : 0) +
+                                               (2 + kPreconditionReads * groups) * SharedDim() +
+                                               2 * BlockRows()) +
+           sizeof(CopyBarrier);
   }
 };
 

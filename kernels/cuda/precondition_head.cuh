@@ -4,7 +4,10 @@
 #ifndef EVENFLOW_KERNELS_CUDA_PRECONDITION_HEAD_CUH_
 #define EVENFLOW_KERNELS_CUDA_PRECONDITION_HEAD_CUH_
 
-#include "kernels/cuda/precondition_plane.cuh"
+#include <type_traits>
+
+#include "kernels/cuda/precondition_staged.cuh"
+#include "kernels/cuda/precondition_streamed.cuh"
 #include "kernels/math/activations.h"
 
 namespace evenflow {
@@ -13,7 +16,7 @@ template <int kDim>
 class PreconditionHead {
  public:
   using View = PreconditionView<kDim>;
-  using Plane = PreconditionPlane<kDim>;
+  using Plane = std::conditional_t<View::kStaged, StagedPlane<kDim>, StreamedPlane<kDim>>;
 
   __device__ explicit PreconditionHead(const View& view)
       : view_(view), call_(view.call), dim_(view.dim), plane_(view) {}
@@ -29,23 +32,19 @@ class PreconditionHead {
   }
 
  private:
-  static constexpr int kLeak = Plane::kLeak;
+  static constexpr int kLeak = PreconditionReads<kDim>::kLeak;
 
   // A token: where it is and what its rows need.
   struct At {
     int64_t position, block;
     int64_t index;  // [token, heads]
     int direction;  // of the leak; -1: none
-    float growth;
+    float growth;   // warp 0's
   };
 
-  // A before token 0.
+  // Before token 0.
   __device__ void Begin() const {
-    const auto initial = static_cast<float>(1 / call_.args.preconditioner.lambda0);
-    float* const plane = view_.PlaneRow(0);
-    for (int i = view_.thread; i < dim_ * dim_; i += static_cast<int>(blockDim.x)) {
-      plane[i] = i / dim_ == i % dim_ ? initial : 0.0f;
-    }
+    plane_.Begin();
     if (view_.v3()) {
       view_.ForChannels([&](int i) { view_.Sums()[i] = 0; });
     }
@@ -58,7 +57,7 @@ class PreconditionHead {
     at.block = call_.window.Block(at.position);
     at.index = int64_t{view_.row.first_token + t} * call_.args.preconditioner.heads + view_.head;
     at.direction = call_.rows_per_token == 2 ? static_cast<int>(at.position % dim_) : -1;
-    at.growth = Growth(call_.args.preconditioner, at.position - at.block + 1);
+    at.growth = view_.warp == 0 ? Growth(call_.args.preconditioner, at.position - at.block + 1) : 0;
     Prepare(at);
     plane_.Read(at.position, static_cast<int>(at.position - at.block) * call_.rows_per_token,
                 at.direction);
@@ -99,13 +98,14 @@ class PreconditionHead {
       k = MapKey(at, k);
       view_.ForChannels([&](int i) { q[i] = Activate(Activation::kElu1, q[i]); });
     }
+    const float query = view_.thread < dim_ ? q[view_.thread] : 0;  // on its way beside the key
     const float factor = 1 / fmaxf(sqrtf(view_.Dot(k, k)), kMinKeyNorm);
     view_.ForChannels([&](int i) {
       if (view_.v3()) {
         view_.X(1)[i] = factor * k[i];
       } else {
         view_.X(0)[i] = factor * k[i];
-        view_.X(1)[i] = view_.maps_queries() ? q[i] : 0;
+        view_.X(1)[i] = view_.maps_queries() ? (i == view_.thread ? query : q[i]) : 0;
       }
     });
     __syncthreads();

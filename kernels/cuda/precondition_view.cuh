@@ -12,6 +12,8 @@ namespace evenflow {
 template <int kDim>
 class PreconditionView {
  public:
+  static constexpr bool kStaged = IsStaged(kDim);
+
   // The rows r of a block of tokens, in their ring.
   struct Rows {
     float* ring;
@@ -64,16 +66,22 @@ class PreconditionView {
 
   __device__ float* Sums() const { return At(call.layout.sums, head); }
 
-  // In shared memory: what is read with, 0 or 1; [key_dim], behind it zeros up to size().
-  __device__ float* X(int n) const { return shared_ + n * size(); }
+  // In shared memory, if kStaged: A as it is stored.
+  __device__ float* StagedRow(int i) const { return shared_ + i * kDim; }
+
+  // Tells when it is there. Behind all else.
+  __device__ CopyBarrier& Staged() const { return *reinterpret_cast<CopyBarrier*>(Weights(2)); }
+
+  // What is read with, 0 or 1; [key_dim], behind it zeros up to size().
+  __device__ float* X(int n) const { return shared_ + kPlaneFloats + n * size(); }
 
   // [group, read][key_dim]: what a group of rows brings to a read; of the first in the end what all
   // do.
-  __device__ float* Y(int read) const { return shared_ + (2 + read) * size(); }
+  __device__ float* Y(int read) const { return X(2 + read); }
 
   // What a row of the block weighs in what is read with X(n).
   __device__ float* Weights(int n) const {
-    return shared_ + (2 + kPreconditionReads * call.groups) * size() + n * call.BlockRows();
+    return Y(kPreconditionReads * call.groups) + n * call.BlockRows();
   }
 
   __device__ int size() const { return kDim > 0 ? kDim : call.SharedDim(); }
@@ -91,6 +99,15 @@ class PreconditionView {
   __device__ void ForChannels(const Do& run) const {
     for (int i = thread; i < dim; i += static_cast<int>(blockDim.x)) {
       run(i);
+    }
+  }
+
+  // Calls run(i, element) for all elements of A as it is before token 0, by the block's threads.
+  template <class Do>
+  __device__ void ForPlane(const Do& run) const {
+    const auto initial = static_cast<float>(1 / call.args.preconditioner.lambda0);
+    for (int i = thread; i < dim * dim; i += static_cast<int>(blockDim.x)) {
+      run(i, i / dim == i % dim ? initial : 0.0f);
     }
   }
 
@@ -161,6 +178,8 @@ class PreconditionView {
   const int thread, lane, warp, warps;
 
  private:
+  static constexpr int kPlaneFloats = kStaged ? kDim * kDim : 0;
+
   __device__ float* At(size_t offset, int64_t index) const {
     return reinterpret_cast<float*>(layer_ + offset) + index * dim;
   }

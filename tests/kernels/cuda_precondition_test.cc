@@ -136,7 +136,7 @@ constexpr double kTolerance = 200 * 0x1p-23;
 TEST_P(CudaPreconditionTest, IsThatOfTheCpu) {
   const std::unique_ptr<Backend> cpu = Make(false), cuda = Make(true);
   ASSERT_NE(cuda, nullptr);
-  for (const int dim : {16, 17, 64, 256}) {
+  for (const int dim : {16, 17, 64, 128, 256}) {
     for (const double mu : {0.99, 1.0, 0.9}) {
       for (const Window window : {Window{1, 0}, Window{7, 2}, Window{16, 2}, Window{32, 5}}) {
         SCOPED_TRACE(testing::Message() << "d_k " << dim << " mu " << mu << " C " << window.commit);
@@ -163,21 +163,24 @@ TEST_P(CudaPreconditionTest, IsThatOfTheCpu) {
 TEST_P(CudaPreconditionTest, ChunksAndRollbackChangeNoBit) {
   const std::unique_ptr<Backend> cuda = Make(true);
   ASSERT_NE(cuda, nullptr);
-  for (const Window window : {Window{1, 2}, Window{7, 3}, Window{16, 2}}) {
-    SCOPED_TRACE(testing::Message() << "C " << window.commit << " R " << window.rollback);
-    const Preconditioner of = {GetParam(), 0.5, 0.97, 2, 40};
-    const Result expected = Run(*cuda, of, window, Chunks(1), false);
-    std::mt19937 random(9);
-    std::vector<int> ends;
-    for (int end = 0; end < kTokens;) {
-      end = std::min(kTokens, end + 1 + static_cast<int>(random() % 3));
-      ends.push_back(end);
-    }
-    for (const std::vector<int>& steps : {Chunks(5), Chunks(64), Chunks(1), ends}) {
-      const Result got = Run(*cuda, of, window, steps, true);
-      EXPECT_EQ(got.q, expected.q);
-      EXPECT_EQ(got.beta, expected.beta);
-      EXPECT_EQ(got.w, expected.w);
+  for (const int dim : {40, 64, 128}) {
+    for (const Window window : {Window{1, 2}, Window{7, 3}, Window{16, 2}}) {
+      SCOPED_TRACE(testing::Message()
+                   << "d_k " << dim << " C " << window.commit << " R " << window.rollback);
+      const Preconditioner of = {GetParam(), 0.5, 0.97, 2, dim};
+      const Result expected = Run(*cuda, of, window, Chunks(1), false);
+      std::mt19937 random(9);
+      std::vector<int> ends;
+      for (int end = 0; end < kTokens;) {
+        end = std::min(kTokens, end + 1 + static_cast<int>(random() % 3));
+        ends.push_back(end);
+      }
+      for (const std::vector<int>& steps : {Chunks(5), Chunks(64), Chunks(1), ends}) {
+        const Result got = Run(*cuda, of, window, steps, true);
+        EXPECT_EQ(got.q, expected.q);
+        EXPECT_EQ(got.beta, expected.beta);
+        EXPECT_EQ(got.w, expected.w);
+      }
     }
   }
 }
