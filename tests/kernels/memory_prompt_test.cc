@@ -145,6 +145,34 @@ TEST_P(MemoryPromptTest, CompanyChangesNoBit) {
   });
 }
 
+// More rows than a warp has lanes, each elsewhere in its block of positions.
+TEST_P(MemoryPromptTest, ManyRowsOutOfPhaseChangeNoBit) {
+  ForCases([](const MemorySetup& setup) {
+    constexpr int kRows = 70, kSteps = 18;
+    const MemoryInputs inputs = RandomInputs(setup, kTokens, 60);
+    MemorySessions together(setup, kRows, 1);
+    MemorySessions alone(setup, kRows, 1);
+    const auto rows = [&](int step) {
+      std::vector<MemoryRow> all;
+      for (int r = 0; r < kRows; ++r) {
+        const int end = 1 + r * 7 % 40 + step;
+        all.push_back({r, &inputs, step == 0 ? 0 : end - 1, end});
+      }
+      return all;
+    };
+    for (int step = 0; step < kSteps; ++step) {
+      const auto outputs = together.Step(rows(step));
+      for (const int r : {0, 31, 32, 69}) {
+        EXPECT_EQ(outputs[static_cast<size_t>(r)],
+                  alone.Step({rows(step)[static_cast<size_t>(r)]})[0])
+            << "row " << r << ", step " << step;
+        EXPECT_TRUE(step + 1 < kSteps || together.StoredState(r) == alone.StoredState(r))
+            << "row " << r;
+      }
+    }
+  });
+}
+
 // The newest tokens of a long row are taken back, and the next long row has others in their place.
 TEST_P(MemoryPromptTest, WhatIsTakenBackLeavesNoTrace) {
   ForCases([](const MemorySetup& setup) {
