@@ -41,10 +41,10 @@ struct PreconditionCall {
   // Of a block, as PreconditionView has it.
   size_t SharedBytes() const {
     const int dim = args.preconditioner.key_dim;
-    return sizeof(float) * static_cast<size_t>((IsStaged(dim) ? dim * dim : 0) +
-                                               (2 + kPreconditionReads * groups) * SharedDim() +
-                                               2 * BlockRows()) +
-           sizeof(CopyBarrier);
+    const int vectors = (2 + kPreconditionReads * groups) * SharedDim();
+    return IsStaged(dim)
+               ? sizeof(float) * static_cast<size_t>(dim * dim + vectors) + sizeof(CopyBarrier)
+               : sizeof(float) * static_cast<size_t>(vectors + 2 * BlockRows());
   }
 };
 

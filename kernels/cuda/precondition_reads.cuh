@@ -1,4 +1,5 @@
-// What a token reads of VLA's A, as the columns that a lane has add it up. For .cu files.
+// What a token reads of VLA's A, as the columns that a lane has add it up, and what is done to A's
+// rows wherever they lie. For .cu files.
 //
 // A is symmetric, so A x is the sum of its rows, each times its element of x: a warp adds up what a
 // batch of rows after the other brings to 4 columns a lane, for all that a token reads at once, and

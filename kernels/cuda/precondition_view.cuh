@@ -69,8 +69,10 @@ class PreconditionView {
   // In shared memory, if kStaged: A as it is stored.
   __device__ float* StagedRow(int i) const { return shared_ + i * kDim; }
 
-  // Tells when it is there. Behind all else.
-  __device__ CopyBarrier& Staged() const { return *reinterpret_cast<CopyBarrier*>(Weights(2)); }
+  // Tells when it is there. Behind all Y.
+  __device__ CopyBarrier& Staged() const {
+    return *reinterpret_cast<CopyBarrier*>(Y(kPreconditionReads * call.groups));
+  }
 
   // What is read with, 0 or 1; [key_dim], behind it zeros up to size().
   __device__ float* X(int n) const { return shared_ + kPlaneFloats + n * size(); }
@@ -79,7 +81,7 @@ class PreconditionView {
   // do.
   __device__ float* Y(int read) const { return X(2 + read); }
 
-  // What a row of the block weighs in what is read with X(n).
+  // Unless kStaged: what a row of the block weighs in what is read with X(n).
   __device__ float* Weights(int n) const {
     return Y(kPreconditionReads * call.groups) + n * call.BlockRows();
   }

@@ -138,7 +138,8 @@ TEST_P(CudaPreconditionTest, IsThatOfTheCpu) {
   ASSERT_NE(cuda, nullptr);
   for (const int dim : {16, 17, 64, 128, 256}) {
     for (const double mu : {0.99, 1.0, 0.9}) {
-      for (const Window window : {Window{1, 0}, Window{7, 2}, Window{16, 2}, Window{32, 5}}) {
+      for (const Window window :
+           {Window{1, 0}, Window{7, 2}, Window{16, 2}, Window{32, 5}, Window{5000, 2}}) {
         SCOPED_TRACE(testing::Message() << "d_k " << dim << " mu " << mu << " C " << window.commit);
         const Preconditioner of = {GetParam(), 0.5, mu, 3, dim};
         const Result expected = Run(*cpu, of, window, Chunks(13), false);
